@@ -1,0 +1,130 @@
+# kappa: stream-fed materialized views for PostgreSQL
+#
+#   make                 build against the server of pg_config
+#   make install         install into that server
+#   make installcheck    run the tests against the installed extension
+#   make lint format     check, or put right, the style of the sources
+#
+# WERROR=1 makes warnings errors, ASSERT=1 compiles the assertions, and
+# KAPPA_TEST=1 the fault injection points that the tests use.
+
+EXTENSION = kappa
+EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" kappa.control)
+DATA = kappa--1.0.sql
+
+MODULE_big = kappa
+OBJS = \
+	src/apply.o \
+	src/batch.o \
+	src/catalog.o \
+	src/decode.o \
+	src/decode_clock.o \
+	src/decode_convert.o \
+	src/decode_error.o \
+	src/decode_json.o \
+	src/decode_json_text.o \
+	src/decode_metadata.o \
+	src/decode_path.o \
+	src/decode_scalar.o \
+	src/decode_sql.o \
+	src/definition.o \
+	src/deliver.o \
+	src/fdw.o \
+	src/fdw_bounds.o \
+	src/fdw_changelog.o \
+	src/fdw_estimate.o \
+	src/fdw_options.o \
+	src/fdw_plan.o \
+	src/fdw_properties.o \
+	src/fdw_ranges.o \
+	src/fdw_reader.o \
+	src/fdw_scan.o \
+	src/fdw_validator.o \
+	src/guard.o \
+	src/inspect.o \
+	src/kafka_admin.o \
+	src/kafka_client.o \
+	src/kafka_config.o \
+	src/kafka_error.o \
+	src/kafka_settings.o \
+	src/kappa.o \
+	src/launcher.o \
+	src/rebuild.o \
+	src/rebuild_commands.o \
+	src/rebuild_run.o \
+	src/rebuild_switch.o \
+	src/shmem.o \
+	src/source.o \
+	src/supervisor.o \
+	src/swap.o \
+	src/swap_index.o \
+	src/view_analyze.o \
+	src/view_commands.o \
+	src/view_delta.o \
+	src/view_expressions.o \
+	src/view_from.o \
+	src/view_functions.o \
+	src/view_plan.o \
+	src/view_refuse.o \
+	src/waiters.o \
+	src/worker.o
+
+# Tests that read topics run when a mock broker is there; test/run starts one.
+REGRESS =
+REGRESS_BROKER =
+ifneq ($(KAPPA_TEST_MOCK),)
+REGRESS += $(REGRESS_BROKER)
+endif
+REGRESS_OPTS = --temp-instance=./tmp_check --temp-config=test/kappa.conf
+
+ISOLATION =
+ISOLATION_OPTS = --inputdir=test/isolation --temp-instance=./tmp_check_iso \
+	--temp-config=test/kappa.conf
+
+TAP_TESTS = 1
+PROVE_TESTS ?= test/t/*.pl
+PROVE_FLAGS += -I $(CURDIR)/test
+
+WARNINGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
+	-Wno-missing-field-initializers $(if $(WERROR),-Werror)
+
+PG_CPPFLAGS = -DKAPPA_VERSION='"$(EXTVERSION)"' \
+	$(if $(ASSERT),-DUSE_ASSERT_CHECKING) $(if $(KAPPA_TEST),-DKAPPA_TEST) \
+	$(shell pkg-config --cflags rdkafka)
+PG_CFLAGS = $(WARNINGS)
+PG_CXXFLAGS = $(WARNINGS) -Wno-register -std=c++17 -fno-exceptions -fno-rtti \
+	-fvisibility=hidden -fvisibility-inlines-hidden -DSIMDJSON_EXCEPTIONS=0 $(shell pkg-config --cflags simdjson)
+SHLIB_LINK = $(shell pkg-config --libs rdkafka simdjson) -lstdc++
+
+EXTRA_CLEAN = test/broker/build tmp_check_iso output_iso
+
+# The module is not inlined into queries, and its C++ file has no bitcode rule.
+override with_llvm = no
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# PGXS knows no dependencies on headers; the tree is small enough for this.
+$(OBJS): $(wildcard src/*.h) Makefile kappa.control
+
+# Programs of the tests and the demo: a client of Kafka, a mock broker, a shop.
+BUILD = test/broker/build
+test-programs: $(BUILD)/kafka_tool $(BUILD)/mock_broker
+demo-programs: $(BUILD)/demo_shop
+$(BUILD)/%: test/broker/%.c
+	$(build_program)
+$(BUILD)/%: demo/%.c
+	$(build_program)
+define build_program
+@mkdir -p $(BUILD)
+$(CC) -g -O2 -D_GNU_SOURCE $(WARNINGS) -o $@ $< \
+	$(shell pkg-config --cflags --libs rdkafka)
+endef
+
+lint:
+	test/lint/run
+format:
+	clang-format-14 -i src/*.[ch] src/*.cpp test/broker/*.c demo/*.c
+
+.PHONY: test-programs demo-programs lint format

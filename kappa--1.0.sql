@@ -1,0 +1,363 @@
+/* kappa--1.0.sql: the interface of kappa and the tables behind it */
+
+\echo Use "CREATE EXTENSION kappa" to load this file. \quit
+
+CREATE SCHEMA kappa_state;
+GRANT USAGE ON SCHEMA kappa_state TO PUBLIC;
+GRANT USAGE ON SCHEMA kappa TO PUBLIC;
+COMMENT ON SCHEMA kappa_state IS 'kappa: definitions and state of views, made and kept by kappa';
+
+-- ---------------------------------------------------------------------------
+-- Topics as foreign tables
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION kappa.fdw_handler() RETURNS fdw_handler
+AS 'MODULE_PATHNAME', 'kappa_sql_fdw_handler' LANGUAGE C STRICT;
+COMMENT ON FUNCTION kappa.fdw_handler() IS 'kappa: handler of the foreign-data wrapper';
+
+CREATE FUNCTION kappa.fdw_validator(options text[], catalog oid) RETURNS void
+AS 'MODULE_PATHNAME', 'kappa_sql_fdw_validator' LANGUAGE C STRICT;
+COMMENT ON FUNCTION kappa.fdw_validator(text[], oid) IS 'kappa: checks the options of servers, user mappings, foreign tables and their columns';
+
+CREATE FOREIGN DATA WRAPPER kappa HANDLER kappa.fdw_handler VALIDATOR kappa.fdw_validator;
+COMMENT ON FOREIGN DATA WRAPPER kappa IS 'Kafka topics as tables';
+
+-- ---------------------------------------------------------------------------
+-- Tables of kappa.  Nobody but kappa writes them; people read the views below.
+-- Relations are kept as regclass, which a dump writes as names.
+-- ---------------------------------------------------------------------------
+
+CREATE TABLE kappa.view (
+    view regclass PRIMARY KEY,
+    kind text NOT NULL CHECK (kind IN ('append', 'latest', 'aggregate')),
+    version integer NOT NULL,
+    state text NOT NULL CHECK (state IN ('running', 'paused', 'stopped')),
+    reason text,
+    since timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    inexact text,
+    system_identifier bigint NOT NULL,
+    database oid NOT NULL
+);
+COMMENT ON TABLE kappa.view IS 'one row for each view: its live version and what it is meant to do';
+COMMENT ON COLUMN kappa.view.version IS 'the version whose rows are in the table';
+COMMENT ON COLUMN kappa.view.state IS 'what the view is meant to do; how it is doing is in kappa.views';
+COMMENT ON COLUMN kappa.view.reason IS 'why it is paused or stopped';
+COMMENT ON COLUMN kappa.view.inexact IS 'why the equality of the view and its query is not exact; null if it is';
+COMMENT ON COLUMN kappa.view.system_identifier IS 'of the cluster in which the view ran last; another one means that it was restored from a dump';
+COMMENT ON COLUMN kappa.view.database IS 'the database in which the view ran last, likewise';
+
+CREATE TABLE kappa.view_version (
+    view regclass,
+    version integer,
+    definition regclass,
+    source regclass,
+    target regclass NOT NULL,
+    companion regclass,
+    fingerprint text NOT NULL,
+    settings text[] NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (view, version)
+);
+COMMENT ON TABLE kappa.view_version IS 'one row for each version of a view: the live one, and one that a rebuild is filling';
+COMMENT ON COLUMN kappa.view_version.definition IS 'the SQL view in kappa_state that is the query; null after it was dropped';
+COMMENT ON COLUMN kappa.view_version.source IS 'the foreign table that the query reads';
+COMMENT ON COLUMN kappa.view_version.target IS 'the table that is written: the view itself, or the shadow of a rebuild';
+COMMENT ON COLUMN kappa.view_version.companion IS 'the table in kappa_state with what the visible columns cannot carry; null if nothing';
+COMMENT ON COLUMN kappa.view_version.fingerprint IS 'what the foreign table meant when the version was made';
+COMMENT ON COLUMN kappa.view_version.settings IS 'configuration parameters that the meaning depends on, name=value';
+
+CREATE TABLE kappa.position (
+    view regclass,
+    version integer,
+    topic text,
+    start_offset bigint[] NOT NULL,
+    next_offset bigint[] NOT NULL,
+    PRIMARY KEY (view, version, topic)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+COMMENT ON TABLE kappa.position IS 'where each version stands in the log; one row for each topic, arrays by partition';
+COMMENT ON COLUMN kappa.position.start_offset IS 'the first offset that belongs to the view; -1: the beginning of the log, not read yet';
+COMMENT ON COLUMN kappa.position.next_offset IS 'the next offset to read; -1 likewise';
+
+CREATE TABLE kappa.last_message (
+    view regclass,
+    version integer,
+    topic text,
+    last_offset bigint[] NOT NULL,
+    last_timestamp bigint[] NOT NULL,
+    last_crc bigint[] NOT NULL,
+    PRIMARY KEY (view, version, topic)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+COMMENT ON TABLE kappa.last_message IS 'a message already applied for each partition, read again at each start to notice that a topic is another one';
+
+CREATE TABLE kappa.gap (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    view regclass NOT NULL,
+    version integer NOT NULL,
+    topic text NOT NULL,
+    part integer NOT NULL,
+    from_offset bigint NOT NULL,
+    to_offset bigint NOT NULL,
+    made_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    made_by text NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE kappa.gap IS 'offsets that kappa.seek_view() passed over: from_offset up to but not including to_offset';
+
+CREATE TABLE kappa.event (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    view regclass NOT NULL,
+    view_name text NOT NULL,
+    event text NOT NULL,
+    version integer,
+    sqlstate text,
+    detail text
+);
+COMMENT ON TABLE kappa.event IS 'what happened to views';
+CREATE INDEX ON kappa.event (view);
+
+CREATE TABLE kappa.rebuild_run (
+    view regclass,
+    version integer,
+    asked text NOT NULL CHECK (asked IN ('auto', 'storage', 'rows', 'manual')),
+    switch text NOT NULL CHECK (switch IN ('storage', 'rows')),
+    phase text NOT NULL,
+    waiting_for integer,
+    messages bigint NOT NULL DEFAULT 0,
+    messages_total bigint,
+    started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    replayed_at timestamptz,
+    finished_at timestamptz,
+    error text,
+    PRIMARY KEY (view, version)
+);
+COMMENT ON TABLE kappa.rebuild_run IS 'rebuilds, running and finished; the last one of each view is kept';
+COMMENT ON COLUMN kappa.rebuild_run.asked IS 'how the caller of kappa.rebuild() wanted to switch; manual: not before kappa.switch_rebuild()';
+COMMENT ON COLUMN kappa.rebuild_run.switch IS 'how the new rows get into the table: by exchange of storage, or as a change of rows';
+COMMENT ON COLUMN kappa.rebuild_run.phase IS 'replaying, building indexes, catching up, waiting for old snapshots, waiting for switch_rebuild, switching, done, cancelled, failed';
+COMMENT ON COLUMN kappa.rebuild_run.waiting_for IS 'process whose snapshot or lock is waited for';
+COMMENT ON COLUMN kappa.rebuild_run.replayed_at IS 'when the end of the log was reached first';
+COMMENT ON COLUMN kappa.rebuild_run.messages_total IS 'messages between the start and the end of the log when the rebuild began, by offsets';
+
+SELECT pg_catalog.pg_extension_config_dump('kappa.view', '');
+SELECT pg_catalog.pg_extension_config_dump('kappa.view_version', '');
+SELECT pg_catalog.pg_extension_config_dump('kappa.position', '');
+SELECT pg_catalog.pg_extension_config_dump('kappa.last_message', '');
+SELECT pg_catalog.pg_extension_config_dump('kappa.gap', '');
+SELECT pg_catalog.pg_extension_config_dump('kappa.event', '');
+SELECT pg_catalog.pg_extension_config_dump('kappa.rebuild_run', '');
+SELECT pg_catalog.pg_extension_config_dump('kappa.gap_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('kappa.event_id_seq', '');
+
+-- ---------------------------------------------------------------------------
+-- Functions that the statements of kappa use (see kappa.explain)
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION kappa.message_partition(source oid, message tid) RETURNS integer
+AS 'MODULE_PATHNAME', 'kappa_sql_message_partition' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.message_partition(oid, tid) IS 'kappa: the partition of a message that a scan returned, by tableoid and ctid';
+
+CREATE FUNCTION kappa.message_offset(source oid, message tid) RETURNS bigint
+AS 'MODULE_PATHNAME', 'kappa_sql_message_offset' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.message_offset(oid, tid) IS 'kappa: the offset of a message that a scan returned (relative to the start of the scan where no batch is read), by tableoid and ctid';
+
+CREATE FUNCTION kappa.message_has_value(source oid, message tid) RETURNS boolean
+AS 'MODULE_PATHNAME', 'kappa_sql_message_has_value' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.message_has_value(oid, tid) IS 'kappa: false for a tombstone, by tableoid and ctid';
+
+CREATE FUNCTION kappa.without_clock_words(value text) RETURNS text
+AS 'MODULE_PATHNAME', 'kappa_sql_without_clock_words' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.without_clock_words(text) IS 'kappa: the text itself; an error if it holds a word that a datetime type takes for the time of day (now, today, ...)';
+
+CREATE FUNCTION kappa.decode_message(topic regclass, value bytea, key bytea DEFAULT NULL) RETURNS jsonb
+AS 'MODULE_PATHNAME', 'kappa_sql_decode_message' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.decode_message(regclass, bytea, bytea) IS 'what a foreign table makes of a message: its columns and their values as text; or the error';
+
+CREATE FUNCTION kappa.guard() RETURNS trigger
+AS 'MODULE_PATHNAME', 'kappa_sql_guard' LANGUAGE C;
+COMMENT ON FUNCTION kappa.guard() IS 'kappa: trigger that refuses changes of a view by hand';
+
+-- ---------------------------------------------------------------------------
+-- Views: the commands.  Each checks itself that the caller owns the view.
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION kappa.create_view(name text, query text, start text DEFAULT 'earliest') RETURNS regclass
+AS 'MODULE_PATHNAME', 'kappa_sql_create_view' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.create_view(text, text, text) IS 'make a view that is kept up to date from a topic; start: earliest, latest or a timestamp';
+
+CREATE FUNCTION kappa.drop_view(view regclass) RETURNS void
+AS 'MODULE_PATHNAME', 'kappa_sql_drop_view' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.drop_view(regclass) IS 'drop a view, as DROP TABLE does';
+
+CREATE FUNCTION kappa.pause_view(view regclass) RETURNS void
+AS 'MODULE_PATHNAME', 'kappa_sql_pause_view' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.pause_view(regclass) IS 'stop applying messages to a view until kappa.resume_view()';
+
+CREATE FUNCTION kappa.resume_view(view regclass) RETURNS void
+AS 'MODULE_PATHNAME', 'kappa_sql_resume_view' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.resume_view(regclass) IS 'let a paused, stopped or restored view go on where it stood, after checking definition, state and log';
+
+CREATE FUNCTION kappa.seek_view(view regclass, topic text, part integer, next_offset bigint) RETURNS void
+AS 'MODULE_PATHNAME', 'kappa_sql_seek_view' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.seek_view(regclass, text, integer, bigint) IS 'pass over messages: continue a partition at a later offset; the gap is recorded';
+
+CREATE FUNCTION kappa.wait_for(view regclass, timeout interval DEFAULT '1 minute') RETURNS boolean
+AS 'MODULE_PATHNAME', 'kappa_sql_wait_for' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.wait_for(regclass, interval) IS 'wait until a view has applied all that can be read from the log now; false at the timeout';
+
+CREATE FUNCTION kappa.explain(view regclass) RETURNS SETOF text
+AS 'MODULE_PATHNAME', 'kappa_sql_explain' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION kappa.explain(regclass) IS 'the SQL that keeps a view';
+
+-- ---------------------------------------------------------------------------
+-- Views: how they are doing
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION kappa.run_status(
+    OUT view oid, OUT version integer, OUT state text, OUT reason text,
+    OUT since timestamptz, OUT sqlstate text, OUT retry_at timestamptz,
+    OUT worker_pid integer, OUT messages bigint, OUT bytes bigint,
+    OUT rows bigint, OUT batches bigint, OUT restarts bigint,
+    OUT fetch_time double precision, OUT apply_time double precision,
+    OUT commit_time double precision)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'kappa_sql_run_status' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.run_status() IS 'kappa: what the processes of this database say of the views that should run; times in milliseconds';
+
+CREATE FUNCTION kappa.log_status(
+    view oid, version integer,
+    OUT part integer, OUT end_offset bigint, OUT last_message_at timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'kappa_sql_log_status' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.log_status(oid, integer) IS 'kappa: what the worker of a view knows of its log';
+
+CREATE VIEW kappa.views AS
+SELECT v.view,
+       v.kind,
+       pg_catalog.pg_get_viewdef(n.definition, true) AS query,
+       v.version,
+       CASE WHEN (v.system_identifier, v.database) <> (s.system_identifier, d.oid) THEN 'paused'
+            WHEN v.state <> 'running' THEN v.state
+            WHEN pg_catalog.pg_is_in_recovery() THEN 'paused'
+            ELSE coalesce(r.state, 'catching up')
+       END AS state,
+       CASE WHEN (v.system_identifier, v.database) <> (s.system_identifier, d.oid) THEN 'restored'
+            WHEN v.state <> 'running' THEN v.reason
+            WHEN pg_catalog.pg_is_in_recovery() THEN 'the server is a standby'
+            WHEN r.view IS NULL THEN 'waiting for the supervisor'
+            ELSE r.reason
+       END AS reason,
+       r.sqlstate,
+       CASE WHEN v.state = 'running' THEN coalesce(r.since, v.since) ELSE v.since END AS since,
+       r.retry_at,
+       v.inexact IS NULL AS exact,
+       v.inexact,
+       pg_catalog.pg_get_userbyid(c.relowner) AS owner,
+       r.worker_pid,
+       n.settings
+FROM kappa.view v
+JOIN pg_catalog.pg_class c ON c.oid = v.view
+JOIN kappa.view_version n USING (view, version)
+CROSS JOIN pg_catalog.pg_control_system() s
+JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
+LEFT JOIN kappa.run_status() r ON r.view = v.view::oid AND r.version = v.version;
+COMMENT ON VIEW kappa.views IS 'the views of this database and how they are doing';
+COMMENT ON COLUMN kappa.views.state IS 'running, catching up, retrying, paused or stopped';
+COMMENT ON COLUMN kappa.views.reason IS 'why it is in that state, where there is something to say';
+COMMENT ON COLUMN kappa.views.retry_at IS 'when a failing view is tried again';
+COMMENT ON COLUMN kappa.views.exact IS 'false if the view cannot equal its query to the last bit; inexact says why';
+COMMENT ON COLUMN kappa.views.settings IS 'configuration parameters of the session that made the view and under which it is kept';
+
+CREATE VIEW kappa.offsets AS
+SELECT p.view,
+       p.topic,
+       (u.ordinality - 1)::integer AS part,
+       nullif(u.start_offset, -1) AS start_offset,
+       nullif(u.next_offset, -1) AS next_offset,
+       greatest(l.end_offset, u.next_offset) AS end_offset,
+       greatest(l.end_offset - greatest(u.next_offset, 0), 0) AS lag,
+       l.last_message_at,
+       CASE WHEN greatest(l.end_offset - greatest(u.next_offset, 0), 0) = 0 THEN interval '0'
+            ELSE pg_catalog.clock_timestamp() - l.last_message_at
+       END AS time_lag
+FROM kappa.view v
+JOIN kappa.position p USING (view, version)
+CROSS JOIN LATERAL ROWS FROM (pg_catalog.unnest(p.start_offset), pg_catalog.unnest(p.next_offset))
+     WITH ORDINALITY AS u (start_offset, next_offset, ordinality)
+LEFT JOIN LATERAL kappa.log_status(p.view::oid, p.version) l ON l.part = u.ordinality - 1;
+COMMENT ON VIEW kappa.offsets IS 'where each view stands in the log, by partition';
+COMMENT ON COLUMN kappa.offsets.start_offset IS 'the first offset that belongs to the view';
+COMMENT ON COLUMN kappa.offsets.next_offset IS 'the next offset to read';
+COMMENT ON COLUMN kappa.offsets.end_offset IS 'the end of what a read_committed reader can reach, as the view''s worker last saw it; null without a worker';
+COMMENT ON COLUMN kappa.offsets.lag IS 'offsets between next_offset and end_offset';
+COMMENT ON COLUMN kappa.offsets.time_lag IS 'age of the last message applied; 0 when lag is 0';
+
+CREATE VIEW kappa.stat_views AS
+SELECT v.view,
+       coalesce(r.messages, 0) AS messages,
+       coalesce(r.bytes, 0) AS bytes,
+       coalesce(r.rows, 0) AS rows,
+       coalesce(r.batches, 0) AS batches,
+       coalesce(r.fetch_time, 0) AS fetch_time,
+       coalesce(r.apply_time, 0) AS apply_time,
+       coalesce(r.commit_time, 0) AS commit_time,
+       coalesce(r.restarts, 0) AS restarts
+FROM kappa.view v
+LEFT JOIN kappa.run_status() r ON r.view = v.view::oid AND r.version = v.version;
+COMMENT ON VIEW kappa.stat_views IS 'counters of each view since the server started or the view was resumed; times in milliseconds';
+
+CREATE VIEW kappa.events AS
+SELECT id, at, view, view_name, event, version, sqlstate, detail FROM kappa.event;
+COMMENT ON VIEW kappa.events IS 'what happened to views: created, paused, resumed, failed, recovered, stopped, sought, switched, dropped';
+
+GRANT SELECT ON kappa.views, kappa.offsets, kappa.stat_views, kappa.events TO PUBLIC;
+
+-- ---------------------------------------------------------------------------
+-- Rebuild
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION kappa.rebuild(view regclass, switch text DEFAULT 'auto', incomplete boolean DEFAULT false) RETURNS bigint
+AS 'MODULE_PATHNAME', 'kappa_sql_rebuild' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.rebuild(regclass, text, boolean) IS 'replay the log from the view''s beginning into a new version, which then takes the place of the present one; returns its number';
+
+CREATE FUNCTION kappa.switch_rebuild(view regclass) RETURNS void
+AS 'MODULE_PATHNAME', 'kappa_sql_switch_rebuild' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.switch_rebuild(regclass) IS 'let a rebuild that was begun with switch => ''manual'' switch as soon as it can';
+
+CREATE FUNCTION kappa.cancel_rebuild(view regclass) RETURNS void
+AS 'MODULE_PATHNAME', 'kappa_sql_cancel_rebuild' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.cancel_rebuild(regclass) IS 'give up a rebuild; the view goes on as it is';
+
+CREATE FUNCTION kappa.wait_for_rebuild(view regclass, timeout interval DEFAULT '1 hour') RETURNS boolean
+AS 'MODULE_PATHNAME', 'kappa_sql_wait_for_rebuild' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.wait_for_rebuild(regclass, interval) IS 'wait until a rebuild has switched; false at the timeout, an error if it was cancelled or failed';
+
+CREATE VIEW kappa.rebuilds AS
+SELECT r.view,
+       r.version,
+       r.switch,
+       r.phase,
+       r.waiting_for,
+       r.messages,
+       r.messages_total,
+       CASE WHEN r.phase = 'done' OR r.messages >= r.messages_total THEN 100.0
+            ELSE pg_catalog.round(100.0 * r.messages / r.messages_total, 1)
+       END AS percent,
+       pg_catalog.round(r.messages / t.seconds) AS messages_per_second,
+       CASE WHEN r.phase = 'replaying' AND r.messages > 0
+            THEN r.started_at + t.seconds * interval '1 second'
+                 * (greatest(r.messages_total, r.messages)::double precision / r.messages)
+       END AS eta,
+       r.started_at,
+       r.finished_at,
+       r.error
+FROM kappa.rebuild_run r
+CROSS JOIN LATERAL (
+    SELECT nullif(pg_catalog.date_part('epoch', coalesce(r.replayed_at, r.finished_at, pg_catalog.clock_timestamp())
+                                                - r.started_at), 0)::numeric AS seconds) t;
+COMMENT ON VIEW kappa.rebuilds IS 'the present or else the last rebuild of each view';
+COMMENT ON COLUMN kappa.rebuilds.phase IS 'replaying, building indexes, catching up, waiting for old snapshots, waiting for switch_rebuild, switching, done, cancelled, failed';
+COMMENT ON COLUMN kappa.rebuilds.waiting_for IS 'process whose snapshot or lock is waited for';
+COMMENT ON COLUMN kappa.rebuilds.messages_total IS 'messages in the log when the rebuild began, by offsets; more may have come since';
+COMMENT ON COLUMN kappa.rebuilds.eta IS 'when the end of the log will be reached, at the present rate';
+
+GRANT SELECT ON kappa.rebuilds TO PUBLIC;

@@ -1,0 +1,443 @@
+/*-------------------------------------------------------------------------
+ *
+ * apply.c
+ *	  Apply batches of messages to one version of a view
+ *
+ * A batch is applied in exactly one transaction, which also moves the
+ * version's row in kappa.position.  Whoever sees the new contents therefore
+ * sees the new offsets, and the other way round; starting again from
+ * kappa.position after a crash neither repeats nor skips a message.
+ *
+ * Nothing here waits for Kafka.  The caller brings the messages, so that no
+ * transaction stays open while the network is slow.
+ *
+ * IDENTIFICATION
+ *	  src/apply.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "rewrite/rewriteSupport.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "apply.h"
+#include "definition.h"
+#include "guard.h"
+#include "kappa.h"
+#include "view_plan.h"
+
+/*
+ * A plan made for a few rows must not serve many: a nested loop over a lookup
+ * that is right for ten rows takes minutes for a hundred thousand.  So there
+ * is one plan for each of these sizes of batch.
+ */
+static const int class_limits[] = {100, 10000};
+
+#define NCLASSES (lengthof(class_limits) + 1)
+
+struct KappaApplierPrivate
+{
+	bool valid;          /* cleared by invalidation */
+	List *relations;     /* OIDs whose invalidation matters */
+	KappaVersion *version;
+	KappaStatements *statements;
+	SPIPlanPtr merge[NCLASSES]; /* prepared when first needed */
+
+	/* What is stored in kappa.position, and what a transaction has written. */
+	int stored_npartitions;
+	int64 *stored_next;
+	int64 *pending_next;
+	bool pending; /* pending_next was written in this transaction */
+};
+
+KappaApplier *kappa_apply_current = NULL;
+
+/* Open appliers of this process, for the invalidation callback. */
+static List *open_appliers = NIL;
+
+/* ---- invalidation ---- */
+
+static void
+note_invalidation(Datum arg, Oid relid)
+{
+	ListCell *lc;
+
+	foreach(lc, open_appliers)
+	{
+		KappaApplier *applier = lfirst(lc);
+
+		if (!OidIsValid(relid) ||
+			list_member_oid(applier->private->relations, relid))
+			applier->private->valid = false;
+	}
+}
+
+bool
+kappa_apply_is_valid(KappaApplier *applier)
+{
+	return applier->private->valid;
+}
+
+static void
+register_applier(KappaApplier *applier)
+{
+	static bool registered = false;
+	MemoryContext old;
+
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(note_invalidation, (Datum) 0);
+		registered = true;
+	}
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	open_appliers = lappend(open_appliers, applier);
+	MemoryContextSwitchTo(old);
+}
+
+/* ---- opening ---- */
+
+/*
+ * The foreign table must still mean what it meant when the version was made:
+ * another topic, path or key would put rows of another kind beside the old
+ * ones.
+ */
+static void
+check_fingerprint(KappaApplier *applier, const KappaTable *table)
+{
+	char *now = kappa_options_fingerprint(table, applier->columns);
+
+	if (strcmp(now, applier->private->version->fingerprint) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_KAPPA_STOP),
+				 errmsg("foreign table \"%s\" has changed since view \"%s\" was made",
+						table->name, applier->name),
+				 errdetail("It was: %s.  It is: %s.",
+						   applier->private->version->fingerprint, now),
+				 errhint("Change the foreign table back and call kappa.resume_view(), or call kappa.rebuild() to build the view anew.")));
+}
+
+/* Analyse the definition and fill what follows from it. */
+static void
+load_definition(KappaApplier *applier)
+{
+	struct KappaApplierPrivate *private = applier->private;
+	KappaVersion *version = private->version;
+	Query *definition;
+	KappaShape *shape;
+	KappaTable *table;
+
+	if (!OidIsValid(version->definition) ||
+		get_rel_relkind(version->definition) != RELKIND_VIEW)
+		ereport(ERROR,
+				(errcode(ERRCODE_KAPPA_STOP),
+				 errmsg("definition of view \"%s\" was dropped", applier->name),
+				 errdetail("Something that its query reads was dropped with CASCADE.  The table keeps its rows as plain data.")));
+
+	definition = kappa_definition_get_query(version->definition);
+	shape = kappa_analyze_query(definition, NULL, false);
+	table = kappa_options_get_table(shape->scan->source);
+	applier->relid = table->relid;
+	applier->serverid = table->serverid;
+	applier->topic = pstrdup(table->topic);
+	applier->changelog = table->changelog;
+	applier->columns = shape->scan->columns;
+	check_fingerprint(applier, table);
+
+	private->relations = list_copy(shape->scan->lookups);
+	private->relations = lappend_oid(private->relations, applier->view);
+	private->relations = lappend_oid(private->relations, version->target);
+	private->relations = lappend_oid(private->relations, version->definition);
+	private->relations = lappend_oid(private->relations, table->relid);
+	if (OidIsValid(version->companion))
+		private->relations = lappend_oid(private->relations, version->companion);
+
+	private->statements = kappa_definition_get_statements(definition, shape, version);
+}
+
+static void
+load_position(KappaApplier *applier)
+{
+	KappaPosition *position = kappa_catalog_get_position(applier->view,
+														 applier->version);
+
+	if (position == NULL)
+		elog(ERROR, "view \"%s\" has no position", applier->name);
+	if (strcmp(position->topic, applier->topic) != 0)
+		elog(ERROR, "position of view \"%s\" is for another topic", applier->name);
+
+	applier->npartitions = position->npartitions;
+	applier->start_offset = position->start_offset;
+	applier->next_offset = position->next_offset;
+	applier->private->stored_npartitions = position->npartitions;
+	applier->private->stored_next = palloc(Max(position->npartitions, 1) * sizeof(int64));
+	memcpy(applier->private->stored_next, position->next_offset,
+		   position->npartitions * sizeof(int64));
+}
+
+KappaApplier *
+kappa_apply_open(Oid view, int32 version_number)
+{
+	MemoryContext parent = CurrentMemoryContext;
+	MemoryContext context;
+	KappaVersion *version;
+	KappaView *row;
+	KappaApplier *applier;
+
+	/* Until it is complete it goes away with the transaction. */
+	context = AllocSetContextCreate(CurTransactionContext, "kappa applier",
+									ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+	row = kappa_catalog_get_view(view);
+	version = row == NULL ? NULL : kappa_catalog_get_version(view, version_number);
+	if (version == NULL)
+	{
+		MemoryContextSwitchTo(parent);
+		MemoryContextDelete(context);
+		return NULL;
+	}
+
+	applier = palloc0(sizeof(KappaApplier));
+	applier->private = palloc0(sizeof(struct KappaApplierPrivate));
+	applier->context = context;
+	applier->view = view;
+	applier->version = version_number;
+	applier->name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(view)),
+											   get_rel_name(view));
+	applier->owner = row->owner;
+	applier->target = version->target;
+	applier->live = version->live;
+	applier->private->version = version;
+	applier->private->valid = true;
+	load_definition(applier);
+	load_position(applier);
+	MemoryContextSwitchTo(parent);
+
+	MemoryContextSetParent(context, parent);
+	register_applier(applier);
+	return applier;
+}
+
+void
+kappa_apply_close(KappaApplier *applier)
+{
+	open_appliers = list_delete_ptr(open_appliers, applier);
+	if (kappa_apply_current == applier)
+		kappa_apply_current = NULL;
+	for (int i = 0; i < NCLASSES; i++)
+		if (applier->private->merge[i] != NULL)
+			SPI_freeplan(applier->private->merge[i]);
+	MemoryContextDelete(applier->context);
+}
+
+/* ---- the log ---- */
+
+/* The stored position of a partition must lie within the log. */
+static void
+check_position(KappaApplier *applier, int partition, int64 begin, int64 end)
+{
+	int64 next = applier->next_offset[partition];
+
+	if (next < begin)
+		ereport(ERROR,
+				(errcode(ERRCODE_KAPPA_STOP),
+				 errmsg("messages that view \"%s\" has not read are no longer in the log",
+						applier->name),
+				 errdetail("Partition %d of topic \"%s\" begins at offset " INT64_FORMAT ", the view's next offset is " INT64_FORMAT ": " INT64_FORMAT " offsets are missing.",
+						   partition, applier->topic, begin, next, begin - next),
+				 errhint("Rebuild the view with kappa.rebuild(), or accept the gap with kappa.seek_view().")));
+	if (next > end)
+		ereport(ERROR,
+				(errcode(ERRCODE_KAPPA_STOP),
+				 errmsg("position of view \"%s\" lies beyond the end of the log",
+						applier->name),
+				 errdetail("Partition %d of topic \"%s\" ends at offset " INT64_FORMAT ", the view's next offset is " INT64_FORMAT ".",
+						   partition, applier->topic, end, next),
+				 errhint("The topic was probably deleted and created again, or lost messages.  Rebuild the view with kappa.rebuild().")));
+}
+
+static void
+check_partition_count(KappaApplier *applier, int n)
+{
+	if (n < applier->npartitions)
+		ereport(ERROR,
+				(errcode(ERRCODE_KAPPA_STOP),
+				 errmsg("topic \"%s\" has lost partitions", applier->topic),
+				 errdetail("View \"%s\" has read %d partitions, the topic has %d.",
+						   applier->name, applier->npartitions, n),
+				 errhint("The topic was probably deleted and created again.  Rebuild the view with kappa.rebuild().")));
+	if (n > applier->npartitions && applier->npartitions > 0 && applier->changelog)
+		ereport(ERROR,
+				(errcode(ERRCODE_KAPPA_STOP),
+				 errmsg("partitions were added to changelog topic \"%s\"", applier->topic),
+				 errdetail("View \"%s\" has read %d partitions, the topic has %d.  A key may have moved to another partition, so that the order of its messages is lost.",
+						   applier->name, applier->npartitions, n),
+				 errhint("Rebuild the view with kappa.rebuild() once all keys have been written again.")));
+}
+
+void
+kappa_apply_set_log(KappaApplier *applier, int n, const int64 *begin, const int64 *end)
+{
+	MemoryContext old;
+	int64 *start;
+	int64 *next;
+
+	check_partition_count(applier, n);
+	for (int p = 0; p < applier->npartitions; p++)
+		if (applier->next_offset[p] >= 0)
+			check_position(applier, p, begin[p], end[p]);
+
+	old = MemoryContextSwitchTo(applier->context);
+	start = palloc(Max(n, 1) * sizeof(int64));
+	next = palloc(Max(n, 1) * sizeof(int64));
+	for (int p = 0; p < n; p++)
+	{
+		bool known = p < applier->npartitions && applier->next_offset[p] >= 0;
+
+		start[p] = known ? applier->start_offset[p] : begin[p];
+		next[p] = known ? applier->next_offset[p] : begin[p];
+	}
+	pfree(applier->start_offset);
+	pfree(applier->next_offset);
+	applier->start_offset = start;
+	applier->next_offset = next;
+	applier->npartitions = n;
+	MemoryContextSwitchTo(old);
+}
+
+/* ---- applying ---- */
+
+static int
+size_class(int nmessages)
+{
+	int class = 0;
+
+	while (class < lengthof(class_limits) && nmessages > class_limits[class])
+		class++;
+	return class;
+}
+
+/*
+ * The merge for this size of batch.  A plan that an invalidation has touched
+ * is made anew from the text rather than by the plan cache, which would parse
+ * the text again at a moment of its own choice.
+ */
+static SPIPlanPtr
+get_merge(KappaApplier *applier, int nmessages)
+{
+	SPIPlanPtr *plan = &applier->private->merge[size_class(nmessages)];
+
+	if (*plan != NULL && !SPI_plan_is_valid(*plan))
+	{
+		SPI_freeplan(*plan);
+		*plan = NULL;
+	}
+	if (*plan == NULL)
+	{
+		SPIPlanPtr fresh = SPI_prepare(applier->private->statements->merge, 0, NULL);
+
+		if (fresh == NULL)
+			elog(ERROR, "could not prepare the merge of view \"%s\": %s",
+				 applier->name, SPI_result_code_string(SPI_result));
+		SPI_keepplan(fresh);
+		*plan = fresh;
+	}
+	return *plan;
+}
+
+static void
+add_context(void *arg)
+{
+	KappaApplier *applier = arg;
+
+	errcontext("maintenance of view \"%s\"", applier->name);
+}
+
+uint64
+kappa_apply_batch(KappaApplier *applier, KappaBatchTable *bt, int nmessages)
+{
+	KappaOwnerScope scope;
+	ErrorContextCallback callback;
+	uint64 rows;
+	int rc;
+
+	Assert(kappa_apply_current == NULL);
+	kappa_apply_current = applier;
+	callback.callback = add_context;
+	callback.arg = applier;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	kappa_definition_enter_owner(&scope, applier->owner,
+								 applier->private->version->settings);
+	kappa_batch_bind(bt, applier->next_offset, applier->npartitions, 0, nmessages);
+	kappa_guard_permit(applier->target);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	rc = SPI_execute_plan(get_merge(applier, nmessages), NULL, NULL, false, 0);
+	if (rc < 0)
+		elog(ERROR, "merge of view \"%s\" failed: %s", applier->name,
+			 SPI_result_code_string(rc));
+	rows = SPI_processed;
+	SPI_finish();
+	PopActiveSnapshot();
+	kappa_guard_permit(InvalidOid);
+	kappa_batch_unbind_all();
+	kappa_definition_leave_owner(&scope);
+
+	error_context_stack = callback.previous;
+	kappa_apply_current = NULL;
+	return rows;
+}
+
+void
+kappa_apply_store_position(KappaApplier *applier, const int64 *new_next)
+{
+	struct KappaApplierPrivate *private = applier->private;
+	Size size = applier->npartitions * sizeof(int64);
+
+	private->pending = false;
+	if (private->stored_npartitions == applier->npartitions &&
+		memcmp(private->stored_next, new_next, size) == 0)
+		return;
+
+	kappa_apply_current = applier;
+	kappa_catalog_store_position(applier->view, applier->version, applier->topic,
+								 applier->npartitions, applier->start_offset,
+								 private->stored_next, private->stored_npartitions,
+								 new_next);
+	if (private->pending_next != NULL)
+		pfree(private->pending_next);
+	private->pending_next = MemoryContextAlloc(applier->context, Max(size, 1));
+	memcpy(private->pending_next, new_next, size);
+	private->pending = true;
+	kappa_apply_current = NULL;
+}
+
+void
+kappa_apply_committed(KappaApplier *applier)
+{
+	struct KappaApplierPrivate *private = applier->private;
+
+	if (!private->pending)
+		return;
+
+	pfree(private->stored_next);
+	private->stored_next = private->pending_next;
+	private->stored_npartitions = applier->npartitions;
+	memcpy(applier->next_offset, private->stored_next,
+		   applier->npartitions * sizeof(int64));
+	private->pending_next = NULL;
+	private->pending = false;
+}

@@ -1,0 +1,125 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.h
+ *	  Typed access to kappa's own tables
+ *
+ * Functions that write need a transaction; they run as the owner of the
+ * extension with a fixed search_path, whoever calls them, so callers check
+ * permissions first.  Results are palloc'd in CurrentMemoryContext.
+ *
+ * IDENTIFICATION
+ *	  src/catalog.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_CATALOG_H
+#define KAPPA_CATALOG_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+
+/* What a view is meant to do; kappa.view.state. */
+typedef enum KappaViewState
+{
+	KAPPA_VIEW_RUNNING,
+	KAPPA_VIEW_PAUSED,
+	KAPPA_VIEW_STOPPED,
+} KappaViewState;
+
+/* A row of kappa.view. */
+typedef struct KappaView
+{
+	Oid view;
+	char *kind; /* "append", "latest", "aggregate" */
+	int32 version;
+	KappaViewState state;
+	char *reason;    /* NULL while running */
+	bool restored;   /* ran last in another cluster or database */
+	Oid owner;       /* of the table */
+} KappaView;
+
+/* A row of kappa.view_version. */
+typedef struct KappaVersion
+{
+	Oid view;
+	int32 version;
+	Oid definition; /* the SQL view in kappa_state; InvalidOid if it was dropped */
+	Oid source;     /* the foreign table */
+	Oid target;     /* the table written to: the view, or a rebuild's shadow */
+	Oid companion;  /* InvalidOid if the version needs none */
+	char *fingerprint; /* kappa_options_fingerprint when it was made */
+	List *settings;    /* of KappaSetting */
+	bool live;         /* the view's present version */
+} KappaVersion;
+
+/* A configuration parameter that a version's meaning depends on. */
+typedef struct KappaSetting
+{
+	char *name;
+	char *value;
+} KappaSetting;
+
+/* A row of kappa.position. */
+typedef struct KappaPosition
+{
+	char *topic;
+	int npartitions;
+	int64 *start_offset; /* -1: from the beginning, not resolved yet */
+	int64 *next_offset;  /* likewise */
+} KappaPosition;
+
+/* NULL if the relation is not a view of kappa. */
+extern KappaView *kappa_catalog_get_view(Oid view);
+extern KappaVersion *kappa_catalog_get_version(Oid view, int32 version);
+
+/* All versions of all views that should run now: running views and their rebuilds; of KappaVersion. */
+extern List *kappa_catalog_list_runnable(void);
+
+extern KappaPosition *kappa_catalog_get_position(Oid view, int32 version);
+
+/*
+ * Move a version's position from old to new.  Throws 40001 if the stored
+ * position is not old any more: another process applied messages, or
+ * kappa.seek_view() moved it.
+ */
+extern void kappa_catalog_store_position(Oid view, int32 version, const char *topic,
+										 int npartitions, const int64 *start_offset,
+										 const int64 *old_next, int old_npartitions,
+										 const int64 *new_next);
+
+/* Fingerprints of the last messages applied; kappa.last_message.  Arrays by partition, offset -1 for none. */
+typedef struct KappaLastMessage
+{
+	int npartitions;
+	int64 *offset;
+	int64 *timestamp;
+	int64 *crc; /* CRC-32C of key and value */
+} KappaLastMessage;
+
+extern KappaLastMessage *kappa_catalog_get_last_messages(Oid view, int32 version);
+extern void kappa_catalog_store_last_messages(Oid view, int32 version, const char *topic,
+											  const KappaLastMessage *last);
+
+/* Change the state of a view, with the reason shown in kappa.views, and record an event. */
+extern void kappa_catalog_set_state(Oid view, KappaViewState state, const char *reason,
+									const char *event);
+
+/* kappa.events: event is one of created, paused, resumed, failed, recovered, stopped, switched, sought, dropped, restarted. */
+extern void kappa_catalog_add_event(Oid view, const char *event, int32 version,
+									const char *sqlstate, const char *detail);
+
+/* True if the extension exists in this database. */
+extern bool kappa_catalog_installed(void);
+
+/* For functions of other modules that run SQL over kappa's tables (SPI is connected between the two). */
+typedef struct KappaCatalogScope
+{
+	Oid userid;
+	int sec_context;
+	int guc_level;
+} KappaCatalogScope;
+
+extern void kappa_catalog_enter(KappaCatalogScope *scope);
+extern void kappa_catalog_leave(KappaCatalogScope *scope);
+
+#endif /* KAPPA_CATALOG_H */

@@ -1,0 +1,130 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  Differences between major versions of PostgreSQL
+ *
+ * Macros carry the newer version's name where there is one.  No other file
+ * looks at PG_VERSION_NUM.
+ *
+ * IDENTIFICATION
+ *	  src/compat.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_COMPAT_H
+#define KAPPA_COMPAT_H
+
+#include "executor/executor.h"
+#include "funcapi.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+#include "utils/wait_event.h"
+
+/* 16 has one function for the owner of any object. */
+#if PG_VERSION_NUM < 160000
+#include "catalog/pg_class.h"
+
+static inline bool
+object_ownercheck(Oid classid, Oid objectid, Oid roleid)
+{
+	if (classid == RelationRelationId)
+		return pg_class_ownercheck(objectid, roleid);
+	return pg_database_ownercheck(objectid, roleid);
+}
+#endif
+
+/* 16 moved permissions out of range table entries. */
+#if PG_VERSION_NUM < 160000
+#define ExecCheckQueryPermissions(query) \
+	ExecCheckRTPerms((query)->rtable, true)
+#else
+#define ExecCheckQueryPermissions(query) \
+	ExecCheckPermissions((query)->rtable, (query)->rteperminfos, true)
+#endif
+
+/* 16 tells DefineIndex() how many partitions there are. */
+#if PG_VERSION_NUM < 160000
+#define kappa_define_index(relid, stmt, check_rights) \
+	DefineIndex(relid, stmt, InvalidOid, InvalidOid, InvalidOid, \
+				false, check_rights, true, false, true)
+#else
+#define kappa_define_index(relid, stmt, check_rights) \
+	DefineIndex(relid, stmt, InvalidOid, InvalidOid, InvalidOid, -1, \
+				false, check_rights, true, false, true)
+#endif
+
+/* 16 says "locator" where 15 said "node". */
+#if PG_VERSION_NUM < 160000
+#define rd_firstRelfilelocatorSubid rd_firstRelfilenodeSubid
+#endif
+
+/* 17 keeps smgr handles until the end of the transaction, by file. */
+#if PG_VERSION_NUM >= 170000
+#define RelationCloseSmgrByOid(relid) ((void) (relid))
+#endif
+
+/* 17 has proc numbers for backend ids. */
+#if PG_VERSION_NUM < 170000
+#define ProcNumberGetProc(number) BackendIdGetProc(number)
+#define procNumber backendId
+#endif
+
+/* 18 counts all-frozen pages in pg_class. */
+#if PG_VERSION_NUM >= 180000
+#define KAPPA_HAVE_RELALLFROZEN
+#endif
+
+/* 17 numbers processes in a variable, and lets extensions name wait events. */
+#if PG_VERSION_NUM < 170000
+#define MyProcNumber (MyProc->pgprocno)
+#define WaitEventExtensionNew(name) PG_WAIT_EXTENSION
+#endif
+
+/* 17 binds wait event sets to a resource owner instead of a memory context. */
+#if PG_VERSION_NUM < 170000
+#define create_session_wait_event_set(n) CreateWaitEventSet(TopMemoryContext, n)
+#else
+#define create_session_wait_event_set(n) CreateWaitEventSet(NULL, n)
+#endif
+
+/* 16 took the macros for varlena out of postgres.h. */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/* 17 and 18 add arguments, and 18 moved the functions that write EXPLAIN. */
+#if PG_VERSION_NUM < 170000
+#define kappa_create_foreignscan_path(root, rel, rows, startup, total) \
+	create_foreignscan_path(root, rel, NULL, rows, startup, total, \
+							NIL, rel->lateral_relids, NULL, NIL)
+#elif PG_VERSION_NUM < 180000
+#define kappa_create_foreignscan_path(root, rel, rows, startup, total) \
+	create_foreignscan_path(root, rel, NULL, rows, startup, total, \
+							NIL, rel->lateral_relids, NULL, NIL, NIL)
+#else
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
+#define kappa_create_foreignscan_path(root, rel, rows, startup, total) \
+	create_foreignscan_path(root, rel, NULL, rows, 0, startup, total, \
+							NIL, rel->lateral_relids, NULL, NIL, NIL)
+#endif
+
+/* 16 passes the planner's state where there is one; 18 has group columns as a range table entry. */
+#if PG_VERSION_NUM < 160000
+#define kappa_resolve_aliases(query, node) flatten_join_alias_vars(query, node)
+#elif PG_VERSION_NUM < 180000
+#define kappa_resolve_aliases(query, node) flatten_join_alias_vars(NULL, query, node)
+#else
+#define kappa_resolve_aliases(query, node) \
+	flatten_join_alias_vars(NULL, query, \
+							(query)->hasGroupRTE ? flatten_group_exprs(NULL, query, node) : (node))
+#endif
+
+/* 17 has SQL/JSON query functions, which convert to any type. */
+#if PG_VERSION_NUM < 170000
+#define IsJsonValueExpr(node) false
+#else
+#define IsJsonValueExpr(node) IsA(node, JsonExpr)
+#endif
+
+#endif /* KAPPA_COMPAT_H */

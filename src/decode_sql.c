@@ -1,0 +1,146 @@
+/*-------------------------------------------------------------------------
+ *
+ * decode_sql.c
+ *	  See from SQL what a foreign table makes of a message
+ *
+ * IDENTIFICATION
+ *	  src/decode_sql.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "decode.h"
+#include "decode_clock.h"
+#include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+
+PG_FUNCTION_INFO_V1(kappa_sql_decode_message);
+PG_FUNCTION_INFO_V1(kappa_sql_without_clock_words);
+
+static Bitmapset *
+all_columns(const KappaTable *table)
+{
+	Bitmapset *columns = NULL;
+
+	for (int i = 0; i < table->ncolumns; i++)
+	{
+		if (table->columns[i].source != KAPPA_SOURCE_DROPPED)
+			columns = bms_add_member(columns, table->columns[i].attnum);
+	}
+	return columns;
+}
+
+static void
+push_string(JsonbParseState **state, JsonbIteratorToken token, const char *string)
+{
+	JsonbValue value;
+
+	value.type = jbvString;
+	value.val.string.val = unconstify(char *, string);
+	value.val.string.len = strlen(string);
+	pushJsonbValue(state, token, &value);
+}
+
+/* Append a column and the text form of its value. */
+static void
+push_column(JsonbParseState **state, const KappaColumn *column, Datum value,
+			bool isnull)
+{
+	Oid output;
+	bool is_varlena;
+	JsonbValue null = { .type = jbvNull };
+
+	push_string(state, WJB_KEY, column->name);
+	if (isnull)
+		pushJsonbValue(state, WJB_VALUE, &null);
+	else
+	{
+		getTypeOutputInfo(column->type, &output, &is_varlena);
+		push_string(state, WJB_VALUE, OidOutputFunctionCall(output, value));
+	}
+}
+
+static KappaMessage
+make_message(FunctionCallInfo fcinfo)
+{
+	KappaMessage message = { .kind = KAPPA_MESSAGE_DATA, .timestamp = -1 };
+
+	if (!PG_ARGISNULL(1))
+	{
+		bytea *value = PG_GETARG_BYTEA_PP(1);
+
+		message.value = VARDATA_ANY(value);
+		message.value_len = VARSIZE_ANY_EXHDR(value);
+	}
+	if (!PG_ARGISNULL(2))
+	{
+		bytea *key = PG_GETARG_BYTEA_PP(2);
+
+		message.key = VARDATA_ANY(key);
+		message.key_len = VARSIZE_ANY_EXHDR(key);
+	}
+	return message;
+}
+
+/*
+ * decode_message(topic regclass, value bytea, key bytea) returns jsonb
+ *
+ * An object with a member for each column of a foreign table: the text form of
+ * what the column would be for a message, or null.  Throws what a scan that
+ * reads all columns would.
+ */
+Datum
+kappa_sql_decode_message(PG_FUNCTION_ARGS)
+{
+	KappaTable *table;
+	KappaDecoder *decoder;
+	KappaMessage message;
+	KappaMalformed malformed;
+	Datum *values;
+	uint8 *states;
+	JsonbParseState *state = NULL;
+	JsonbValue *result;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+
+	table = kappa_options_get_table(PG_GETARG_OID(0));
+	decoder = kappa_decoder_create(table, all_columns(table));
+	message = make_message(fcinfo);
+	values = palloc(kappa_decoder_ncells(decoder) * sizeof(Datum) + 1);
+	states = palloc(kappa_decoder_ncells(decoder) + 1);
+	if (!kappa_decode_message(decoder, &message, values, states, &malformed))
+		kappa_decode_report_malformed(decoder, &message, &malformed);
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < table->ncolumns; i++)
+	{
+		int cell = kappa_decoder_cell(decoder, table->columns[i].attnum);
+		Datum value;
+		bool isnull;
+
+		if (cell < 0)
+			continue;
+		value = kappa_decode_cell(decoder, cell, &message, values[cell],
+								  states[cell], &isnull);
+		push_column(&state, &table->columns[i], value, isnull);
+	}
+	result = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	PG_RETURN_JSONB_P(JsonbValueToJsonb(result));
+}
+
+/*
+ * without_clock_words(value text) returns text
+ *
+ * The text itself, if it can be read as a date or time without a look at the
+ * clock.
+ */
+Datum
+kappa_sql_without_clock_words(PG_FUNCTION_ARGS)
+{
+	kappa_clock_check_words(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	PG_RETURN_DATUM(PG_GETARG_DATUM(0));
+}

@@ -1,0 +1,326 @@
+/*-------------------------------------------------------------------------
+ *
+ * definition.c
+ *	  The SQL view behind a version, and the settings it was made under
+ *
+ * The query of a version is kept as an ordinary SQL view, and nowhere else:
+ * PostgreSQL then follows renames, refuses drops, dumps and restores it.  All
+ * objects are created as the owner of the view, in a schema where the owner
+ * may create, and then moved into kappa_state.  Nothing of the user's query is
+ * ever evaluated with more rights than the user's: even parsing can run user
+ * code, through a domain's constraint inside a composite literal.
+ *
+ * IDENTIFICATION
+ *	  src/definition.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "commands/tablecmds.h"
+#include "commands/view.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "parser/analyze.h"
+#include "rewrite/rewriteHandler.h"
+#include "tcop/tcopprot.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/ruleutils.h"
+#include "utils/syscache.h"
+
+#include "definition.h"
+#include "kappa.h"
+
+/* Parameters that a query's meaning depends on, besides its text. */
+static const char *const pinned_settings[] = {
+	"search_path",
+	"TimeZone",
+	"timezone_abbreviations",
+	"DateStyle",
+	"IntervalStyle",
+	"extra_float_digits",
+	"bytea_output",
+	"default_text_search_config",
+	"lc_monetary",
+	"lc_numeric",
+	"lc_time",
+	"xmlbinary",
+	"xmloption",
+};
+
+/* ---- settings ---- */
+
+static void
+set_local(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+Datum
+kappa_definition_pin_settings(void)
+{
+	Datum elements[lengthof(pinned_settings)];
+
+	for (int i = 0; i < lengthof(pinned_settings); i++)
+	{
+		const char *value = GetConfigOption(pinned_settings[i], false, false);
+
+		elements[i] = CStringGetTextDatum(psprintf("%s=%s", pinned_settings[i], value));
+	}
+	return PointerGetDatum(construct_array(elements, lengthof(elements), TEXTOID,
+										   -1, false, TYPALIGN_INT));
+}
+
+void
+kappa_definition_enter_owner(KappaOwnerScope *scope, Oid owner, List *settings)
+{
+	ListCell *lc;
+
+	GetUserIdAndSecContext(&scope->userid, &scope->sec_context);
+	SetUserIdAndSecContext(owner, scope->sec_context | SECURITY_RESTRICTED_OPERATION);
+	scope->guc_level = NewGUCNestLevel();
+	foreach(lc, settings)
+	{
+		KappaSetting *setting = lfirst(lc);
+
+		/* Setting costs ten times what comparing does, and it runs per batch. */
+		if (strcmp(GetConfigOption(setting->name, false, false), setting->value) != 0)
+			set_local(setting->name, setting->value);
+	}
+}
+
+void
+kappa_definition_leave_owner(KappaOwnerScope *scope)
+{
+	AtEOXact_GUC(false, scope->guc_level);
+	SetUserIdAndSecContext(scope->userid, scope->sec_context);
+}
+
+/*
+ * Start a GUC nest level in which expressions are deparsed so that the text
+ * means the same under any settings: as pg_dump does.
+ */
+static int
+enter_deparse(const char *search_path)
+{
+	int level = NewGUCNestLevel();
+
+	set_local("search_path", search_path);
+	set_local("DateStyle", "ISO, YMD");
+	set_local("IntervalStyle", "postgres");
+	set_local("extra_float_digits", "3");
+	set_local("bytea_output", "hex");
+	set_local("quote_all_identifiers", "off");
+	return level;
+}
+
+/* ---- reading definitions ---- */
+
+Query *
+kappa_definition_get_query(Oid definition)
+{
+	Relation rel = table_open(definition, AccessShareLock);
+	Query *query = copyObject(get_view_query(rel));
+
+	table_close(rel, AccessShareLock);
+	return query;
+}
+
+char *
+kappa_definition_get_text(Oid definition, bool pretty)
+{
+	Query *query = kappa_definition_get_query(definition);
+	int level = enter_deparse("");
+	char *text = pg_get_querydef(query, pretty);
+
+	AtEOXact_GUC(true, level);
+	return text;
+}
+
+/*
+ * The text is parsed again under the version's own search_path, so names are
+ * written for that: qualified where the path would find something else.
+ */
+KappaStatements *
+kappa_definition_get_statements(Query *definition, const KappaShape *shape,
+								const KappaVersion *version)
+{
+	const char *search_path = "";
+	KappaStatements *statements;
+	ListCell *lc;
+	int level;
+
+	foreach(lc, version->settings)
+	{
+		KappaSetting *setting = lfirst(lc);
+
+		if (strcmp(setting->name, "search_path") == 0)
+			search_path = setting->value;
+	}
+	level = enter_deparse(search_path);
+	statements = kappa_plan_statements(definition, shape, version->target,
+									   version->companion, false);
+	AtEOXact_GUC(true, level);
+	return statements;
+}
+
+/* ---- making definitions ---- */
+
+/* Errors in the text of a query point into it, not into the calling statement. */
+static void
+point_into_query(void *arg)
+{
+	int position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery((const char *) arg);
+	}
+}
+
+static RawStmt *
+parse_one_select(const char *text)
+{
+	List *statements = pg_parse_query(text);
+	RawStmt *statement;
+
+	if (list_length(statements) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("the query of a view must be one SELECT statement"),
+				 errdetail("The text holds %d statements.", list_length(statements))));
+	statement = linitial_node(RawStmt, statements);
+	if (!IsA(statement->stmt, SelectStmt) ||
+		((SelectStmt *) statement->stmt)->intoClause != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("the query of a view must be a SELECT statement without INTO")));
+	return statement;
+}
+
+Query *
+kappa_definition_parse(const char *text)
+{
+	ErrorContextCallback callback;
+	Query *query;
+
+	callback.callback = point_into_query;
+	callback.arg = unconstify(char *, text);
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+	query = parse_analyze_fixedparams(parse_one_select(text), text, NULL, 0, NULL);
+	error_context_stack = callback.previous;
+	return query;
+}
+
+/* Move a relation, with its type, indexes and constraints, into kappa_state. */
+static void
+move_to_state_schema(Oid relid)
+{
+	Relation rel = relation_open(relid, AccessExclusiveLock);
+	ObjectAddresses *moved = new_object_addresses();
+
+	AlterTableNamespaceInternal(rel, RelationGetNamespace(rel),
+								get_namespace_oid(KAPPA_STATE_SCHEMA, false), moved);
+	free_object_addresses(moved);
+	relation_close(rel, NoLock);
+	CommandCounterIncrement();
+}
+
+/* A relation name that is free in kappa_state and in the schema nearby. */
+static char *
+choose_name(const char *base, const char *suffix, Oid near)
+{
+	Oid state = get_namespace_oid(KAPPA_STATE_SCHEMA, false);
+	char *label = pstrdup(suffix);
+	int attempt = 0;
+
+	for (;;)
+	{
+		char *name = makeObjectName(base, NULL, label);
+
+		if (!OidIsValid(get_relname_relid(name, state)) &&
+			!OidIsValid(get_relname_relid(name, near)) &&
+			!OidIsValid(GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+										CStringGetDatum(name), ObjectIdGetDatum(state))))
+			return name;
+		label = psprintf("%s_%d", suffix, ++attempt);
+	}
+}
+
+Oid
+kappa_definition_create(const char *text, Oid near, const char *base, int32 version)
+{
+	ViewStmt *stmt = makeNode(ViewStmt);
+	RawStmt *raw = parse_one_select(text);
+	ObjectAddress address;
+
+	stmt->view = makeRangeVar(get_namespace_name(near),
+							  choose_name(base, psprintf("v%d", version), near), -1);
+	stmt->query = raw->stmt;
+	stmt->withCheckOption = NO_CHECK_OPTION;
+	address = DefineView(stmt, text, raw->stmt_location, raw->stmt_len);
+	CommandCounterIncrement();
+	move_to_state_schema(address.objectId);
+	return address.objectId;
+}
+
+void
+kappa_definition_run_ddl(List *statements)
+{
+	ListCell *lc;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	foreach(lc, statements)
+	{
+		int rc = SPI_execute(lfirst(lc), false, 0);
+
+		if (rc < 0)
+			elog(ERROR, "could not run \"%s\": %s", (char *) lfirst(lc),
+				 SPI_result_code_string(rc));
+	}
+	SPI_finish();
+}
+
+Oid
+kappa_definition_create_state_table(List *(*ddl)(const KappaShape *, const char *),
+									const KappaShape *shape,
+									Oid near, const char *base, const char *suffix)
+{
+	char *name = choose_name(base, suffix, near);
+	Oid relid;
+
+	kappa_definition_run_ddl(ddl(shape,
+								 quote_qualified_identifier(get_namespace_name(near), name)));
+	relid = get_relname_relid(name, near);
+	move_to_state_schema(relid);
+	return relid;
+}
+
+void
+kappa_definition_depend(Oid dependent, Oid view)
+{
+	ObjectAddress from;
+	ObjectAddress to;
+
+	ObjectAddressSet(from, RelationRelationId, dependent);
+	ObjectAddressSet(to, RelationRelationId, view);
+	recordDependencyOn(&from, &to, DEPENDENCY_AUTO);
+}

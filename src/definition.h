@@ -1,0 +1,73 @@
+/*-------------------------------------------------------------------------
+ *
+ * definition.h
+ *	  The SQL view behind a version, and the settings it was made under
+ *
+ * IDENTIFICATION
+ *	  src/definition.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_DEFINITION_H
+#define KAPPA_DEFINITION_H
+
+#include "catalog.h"
+#include "view_plan.h"
+
+/*
+ * Parse and analyse the text of a view's query as the current user.  Exactly
+ * one SELECT.  Errors point into the text.
+ */
+extern Query *kappa_definition_parse(const char *text);
+
+/*
+ * Create the SQL view for a version from its query's text (names are looked
+ * up under the search_path in force), owned by the current user, and move it
+ * into schema kappa_state.  near is the schema in which the current user may
+ * create; base and version make the name.
+ */
+extern Oid kappa_definition_create(const char *text, Oid near, const char *base, int32 version);
+
+/*
+ * Create a table as the current user with statements made by view_plan.c for
+ * the given name in schema near, and move it into kappa_state.
+ */
+extern Oid kappa_definition_create_state_table(List *(*ddl)(const KappaShape *, const char *),
+											   const KappaShape *shape,
+											   Oid near, const char *base, const char *suffix);
+
+/* Run statements (C strings) as the current user under the search_path in force. */
+extern void kappa_definition_run_ddl(List *statements);
+
+/* Make an object (a relation) go away with the view's table. */
+extern void kappa_definition_depend(Oid dependent, Oid view);
+
+/* The query of a definition: a copy of its rule tree. */
+extern Query *kappa_definition_get_query(Oid definition);
+
+/* The text of a definition, deparsed under an empty search_path. */
+extern char *kappa_definition_get_text(Oid definition, bool pretty);
+
+/* The statements of a version, deparsed so that they mean the same under its settings. */
+extern KappaStatements *kappa_definition_get_statements(Query *definition,
+														const KappaShape *shape,
+														const KappaVersion *version);
+
+/* The settings of this session that a version's meaning depends on: a text[] of name=value. */
+extern Datum kappa_definition_pin_settings(void);
+
+/*
+ * Act as the owner of a view, in a security-restricted operation, under its
+ * settings.  Undone by leave, or by the abort of the transaction.
+ */
+typedef struct KappaOwnerScope
+{
+	Oid userid;
+	int sec_context;
+	int guc_level;
+} KappaOwnerScope;
+
+extern void kappa_definition_enter_owner(KappaOwnerScope *scope, Oid owner, List *settings);
+extern void kappa_definition_leave_owner(KappaOwnerScope *scope);
+
+#endif /* KAPPA_DEFINITION_H */

@@ -1,0 +1,461 @@
+/*-------------------------------------------------------------------------
+ *
+ * deliver.c
+ *	  Apply the batch in hand to the views of a source
+ *
+ * All views of the source share one transaction, without a subtransaction for
+ * each.  When one of them fails, the transaction is aborted, the view leaves
+ * the worker, and the same messages are applied again without it.  An error
+ * that cannot be laid to one view (deferred constraints are checked at the
+ * commit) makes them take their turns in transactions of their own.
+ *
+ * Nothing here talks to the brokers.
+ *
+ * IDENTIFICATION
+ *	  src/deliver.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "pgstat.h"
+#include "port/pg_crc32c.h"
+#include "portability/instr_time.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "deliver.h"
+#include "fdw_options.h"
+#include "kappa.h"
+
+/* Between two looks at kappa.last_message. */
+#define LAST_MESSAGE_INTERVAL_MS 1000
+
+/* How often a position without messages is stored. */
+#define STORE_INTERVAL_MS 1000
+
+/* The rows of a foreign table over the source's topic. */
+typedef struct KappaSourceTable
+{
+	Oid relid;
+	KappaBatchTable *table;
+	bool loaded; /* with the batch in hand */
+} KappaSourceTable;
+
+/* One attempt to apply the batch in hand. */
+typedef struct Delivery
+{
+	KappaSource *source;
+	KappaBatch *batch;
+	List *views;          /* of KappaServed */
+	KappaServed *current; /* whose turn it is; NULL at the commit */
+	bool storing;         /* its statements are done */
+	instr_time commit_start;
+} Delivery;
+
+/* ---- decoding ---- */
+
+void
+kappa_deliver_forget_tables(KappaSource *source)
+{
+	MemoryContextReset(source->table_context);
+	source->tables = NIL;
+}
+
+/* The columns of a foreign table that the views of a source read. */
+static Bitmapset *
+collect_columns(KappaSource *source, Oid relid)
+{
+	Bitmapset *columns = NULL;
+	ListCell *lc;
+
+	foreach(lc, source->views)
+	{
+		KappaApplier *applier = ((KappaServed *) lfirst(lc))->applier;
+
+		if (applier->relid == relid)
+			columns = bms_add_members(columns, applier->columns);
+	}
+	return columns;
+}
+
+/* Rows of the batch in hand for a foreign table, decoded when they are read. */
+static KappaBatchTable *
+get_table(Delivery *delivery, Oid relid)
+{
+	KappaSource *source = delivery->source;
+	KappaSourceTable *entry = NULL;
+	ListCell *lc;
+
+	foreach(lc, source->tables)
+		if (((KappaSourceTable *) lfirst(lc))->relid == relid)
+			entry = lfirst(lc);
+	if (entry == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(source->table_context);
+		KappaBatchTable *table;
+
+		table = kappa_batch_table_create(kappa_options_get_table(relid),
+										 collect_columns(source, relid));
+		entry = palloc0(sizeof(KappaSourceTable));
+		entry->relid = relid;
+		entry->table = table;
+		source->tables = lappend(source->tables, entry);
+		MemoryContextSwitchTo(old);
+	}
+	if (!entry->loaded)
+		kappa_batch_table_load(entry->table, delivery->batch);
+	entry->loaded = true;
+	return entry->table;
+}
+
+static void
+unload_tables(KappaSource *source)
+{
+	ListCell *lc;
+
+	foreach(lc, source->tables)
+		((KappaSourceTable *) lfirst(lc))->loaded = false;
+}
+
+/* ---- is it still the same log? ---- */
+
+static int64
+fingerprint(const KappaMessage *message)
+{
+	pg_crc32c crc;
+
+	INIT_CRC32C(crc);
+	if (message->key != NULL)
+		COMP_CRC32C(crc, message->key, message->key_len);
+	if (message->value != NULL)
+		COMP_CRC32C(crc, message->value, message->value_len);
+	FIN_CRC32C(crc);
+	return (int64) (uint32) crc;
+}
+
+static void
+check_message(KappaServed *served, const KappaMessage *message)
+{
+	KappaLastMessage *check = served->check;
+	int p = message->partition;
+	int64 crc = fingerprint(message);
+
+	if (message->timestamp == check->timestamp[p] && crc == check->crc[p])
+		return;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_KAPPA_STOP),
+			 errmsg("the topic is not the one that this view was built from"),
+			 errdetail("The message at offset " INT64_FORMAT " of partition %d of topic \"%s\" has timestamp " INT64_FORMAT " and checksum %08X; the one that view \"%s\" has applied had timestamp " INT64_FORMAT " and checksum %08X.",
+					   message->offset, p, served->applier->topic,
+					   message->timestamp, (unsigned int) crc, served->applier->name,
+					   check->timestamp[p], (unsigned int) check->crc[p]),
+			 errhint("The topic was probably deleted and created again, or lost messages.  Rebuild the view with kappa.rebuild().")));
+}
+
+/*
+ * Compare the messages in hand with those that the view has applied last.  Its
+ * partitions were started there.  A message that is not delivered was
+ * compacted away, which says nothing.
+ */
+static void
+check_log(Delivery *delivery, KappaServed *served)
+{
+	KappaLastMessage *check = served->check;
+
+	for (int i = 0; i < delivery->batch->nmessages; i++)
+	{
+		KappaMessage *message = &delivery->batch->messages[i];
+
+		if (message->partition < check->npartitions &&
+			message->offset == check->offset[message->partition])
+			check_message(served, message);
+	}
+}
+
+/* After the commit: what has been passed need not be looked at again. */
+static void
+forget_checks(KappaSource *source, KappaServed *served)
+{
+	KappaLastMessage *check = served->check;
+	bool open = false;
+
+	for (int p = 0; p < Min(check->npartitions, source->npartitions); p++)
+	{
+		if (check->offset[p] < source->fetched[p])
+			check->offset[p] = -1;
+		open |= check->offset[p] >= 0;
+	}
+	if (!open)
+		served->check = NULL;
+}
+
+/* ---- one view's turn ---- */
+
+/* The number and size of the messages that a view has not got yet. */
+static uint64
+count_new_messages(Delivery *delivery, KappaServed *served, uint64 *bytes)
+{
+	KappaBatch *batch = delivery->batch;
+	const int64 *next = served->applier->next_offset;
+	uint64 n = 0;
+
+	*bytes = 0;
+	for (int i = 0; i < batch->nmessages; i++)
+	{
+		KappaMessage *message = &batch->messages[i];
+
+		if (message->offset < next[message->partition])
+			continue;
+		n++;
+		*bytes += message->key_len + message->value_len;
+	}
+	return n;
+}
+
+static int64 *
+advance_position(KappaSource *source, KappaServed *served)
+{
+	int n = served->applier->npartitions;
+	int64 *next = palloc(Max(n, 1) * sizeof(int64));
+
+	for (int p = 0; p < n; p++)
+		next[p] = Max(served->applier->next_offset[p], source->fetched[p]);
+	return next;
+}
+
+/*
+ * Once a second is enough for kappa.last_message: a restart reads on from the
+ * message that is recorded, however old it is.
+ */
+static void
+store_last_messages(KappaSource *source, KappaServed *served)
+{
+	KappaLastMessage last = {
+		.npartitions = source->npartitions,
+		.offset = source->last_offset,
+		.timestamp = source->last_timestamp,
+		.crc = source->last_crc,
+	};
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(served->last_stored_at, now, LAST_MESSAGE_INTERVAL_MS))
+		return;
+	kappa_catalog_store_last_messages(served->view, served->version, source->name, &last);
+	served->last_stored_at = now;
+}
+
+static void
+deliver_to_view(Delivery *delivery, KappaServed *served)
+{
+	KappaSource *source = delivery->source;
+	KappaApplier *applier = served->applier;
+	KappaTurn *turn = &served->turn;
+	instr_time start;
+	instr_time duration;
+
+	INSTR_TIME_SET_CURRENT(start);
+	delivery->current = served;
+	delivery->storing = false;
+	if (served->check != NULL)
+		check_log(delivery, served);
+	turn->messages = count_new_messages(delivery, served, &turn->bytes);
+	turn->rows = 0;
+	if (turn->messages > 0)
+		turn->rows = kappa_apply_batch(applier, get_table(delivery, applier->relid),
+									   delivery->batch->nmessages);
+
+	delivery->storing = true;
+	kappa_apply_store_position(applier, advance_position(source, served));
+	if (turn->messages > 0)
+		store_last_messages(source, served);
+
+	INSTR_TIME_SET_CURRENT(duration);
+	INSTR_TIME_SUBTRACT(duration, start);
+	turn->apply_us = INSTR_TIME_GET_MICROSEC(duration);
+}
+
+static void
+deliver_step(void *arg)
+{
+	Delivery *delivery = arg;
+	ListCell *lc;
+
+	SetCurrentStatementStartTimestamp();
+	pgstat_report_activity(STATE_RUNNING, "applying messages");
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(lc, delivery->views)
+		deliver_to_view(delivery, lfirst(lc));
+	PopActiveSnapshot();
+	delivery->current = NULL;
+	INSTR_TIME_SET_CURRENT(delivery->commit_start);
+	CommitTransactionCommand();
+}
+
+/* ---- before and after ---- */
+
+/* Remember the last message of each partition in hand. */
+static void
+note_last_messages(KappaSource *source)
+{
+	for (int i = source->nmessages - 1; i >= 0; i--)
+	{
+		KappaMessage *message = &source->messages[i];
+		int p = message->partition;
+
+		if (message->offset <= source->last_offset[p])
+			continue;
+		source->last_offset[p] = message->offset;
+		source->last_timestamp[p] = message->timestamp;
+		source->last_crc[p] = fingerprint(message);
+	}
+}
+
+/* The transaction has committed. */
+static void
+note_delivered(Delivery *delivery)
+{
+	int n = list_length(delivery->views);
+	uint64 fetch_us = delivery->source->fetch_us;
+	uint64 commit_us;
+	instr_time duration;
+	ListCell *lc;
+
+	INSTR_TIME_SET_CURRENT(duration);
+	INSTR_TIME_SUBTRACT(duration, delivery->commit_start);
+	commit_us = INSTR_TIME_GET_MICROSEC(duration);
+	foreach(lc, delivery->views)
+	{
+		KappaServed *served = lfirst(lc);
+		KappaCounters *counters = kappa_shmem_view_counters(served->slot);
+
+		kappa_apply_committed(served->applier);
+		if (served->check != NULL)
+			forget_checks(delivery->source, served);
+
+		/* Time that the views share is divided among them. */
+		pg_atomic_fetch_add_u64(&counters->messages, served->turn.messages);
+		pg_atomic_fetch_add_u64(&counters->bytes, served->turn.bytes);
+		pg_atomic_fetch_add_u64(&counters->rows, served->turn.rows);
+		pg_atomic_fetch_add_u64(&counters->apply_us, served->turn.apply_us);
+		pg_atomic_fetch_add_u64(&counters->batches, 1);
+		pg_atomic_fetch_add_u64(&counters->fetch_us, fetch_us / n);
+		pg_atomic_fetch_add_u64(&counters->commit_us, commit_us / n);
+	}
+}
+
+/* Where in the log a view has failed, for the reason that people see. */
+static char *
+describe_place(Delivery *delivery)
+{
+	KappaSource *source = delivery->source;
+	int i = kappa_batch_current();
+
+	if (source->nmessages == 0 || delivery->storing)
+		return NULL;
+	if (i >= 0 && i < source->nmessages)
+		return psprintf("topic \"%s\", partition %d, near offset " INT64_FORMAT,
+						source->name, source->messages[i].partition,
+						source->messages[i].offset);
+	return psprintf("topic \"%s\", partition %d, from offset " INT64_FORMAT " on",
+					source->name, source->messages[0].partition,
+					source->messages[0].offset);
+}
+
+/*
+ * Take the culprit out of a failed delivery.  A position that somebody else
+ * has moved (kappa.seek_view does) is no failure: the view is opened anew, and
+ * reads from there.
+ */
+static void
+leave_out(Delivery *delivery, KappaServed *served, ErrorData *error, char *place)
+{
+	delivery->views = list_delete_ptr(delivery->views, served);
+	if (delivery->storing && delivery->current == served &&
+		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE)
+		served->reload = true;
+	else
+		kappa_worker_fail_view(served, error, place);
+}
+
+/*
+ * Deliver to some of the views.  False if it failed and nobody knows through
+ * whom.
+ */
+static bool
+try_delivery(Delivery *delivery)
+{
+	while (delivery->views != NIL)
+	{
+		ErrorData *error = kappa_worker_attempt(deliver_step, delivery);
+		KappaServed *culprit = delivery->current;
+		char *place;
+
+		if (error == NULL)
+		{
+			note_delivered(delivery);
+			return true;
+		}
+
+		/* The decoded rows went with the transaction, or are doubtful. */
+		unload_tables(delivery->source);
+		place = describe_place(delivery);
+		if (culprit == NULL && list_length(delivery->views) > 1)
+			return false;
+		if (culprit == NULL)
+			culprit = linitial(delivery->views);
+		leave_out(delivery, culprit, error, place);
+	}
+	return true;
+}
+
+/* Everyone in a transaction of his own. */
+static void
+deliver_one_by_one(Delivery *delivery)
+{
+	List *views = list_copy(delivery->views);
+	ListCell *lc;
+
+	foreach(lc, views)
+	{
+		delivery->views = list_make1(lfirst(lc));
+		(void) try_delivery(delivery);
+	}
+}
+
+void
+kappa_deliver(KappaSource *source)
+{
+	MemoryContext decoded = AllocSetContextCreate(KappaRoundContext, "kappa batch",
+												  ALLOCSET_DEFAULT_SIZES);
+	KappaBatch batch = {
+		.context = decoded,
+		.nmessages = source->nmessages,
+		.messages = source->messages,
+	};
+	Delivery delivery = {.source = source, .batch = &batch};
+	TimestampTz now = GetCurrentTimestamp();
+	ListCell *lc;
+
+	source->next_batch_at = TimestampTzPlusMilliseconds(now, kappa_batch_interval);
+	source->next_store_at = TimestampTzPlusMilliseconds(now, STORE_INTERVAL_MS);
+	note_last_messages(source);
+	foreach(lc, source->views)
+		if (((KappaServed *) lfirst(lc))->log_set && !((KappaServed *) lfirst(lc))->reload)
+			delivery.views = lappend(delivery.views, lfirst(lc));
+	if (!try_delivery(&delivery))
+		deliver_one_by_one(&delivery);
+
+	unload_tables(source);
+	kappa_source_release(source);
+	source->advanced = false;
+	source->settled = true;
+	MemoryContextDelete(decoded);
+	(void) pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	kappa_source_report(source, false);
+}

@@ -1,0 +1,114 @@
+/*-------------------------------------------------------------------------
+ *
+ * kappa.c
+ *	  Entry point: configuration parameters, hooks, launcher
+ *
+ * No librdkafka handle is made here: under shared_preload_libraries this runs
+ * in the postmaster, and threads do not survive a fork.
+ *
+ * IDENTIFICATION
+ *	  src/kappa.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "guard.h"
+#include "kappa.h"
+#include "launcher.h"
+#include "shmem.h"
+
+PG_MODULE_MAGIC;
+
+int kappa_max_workers;
+int kappa_max_views;
+int kappa_batch_rows;
+int kappa_batch_bytes;
+int kappa_batch_interval;
+int kappa_fetch_buffer;
+int kappa_connect_timeout;
+int kappa_metadata_interval;
+int kappa_retry_max_delay;
+
+extern PGDLLEXPORT void _PG_init(void);
+
+static void
+define_process_settings(void)
+{
+	DefineCustomIntVariable("kappa.max_workers",
+							"Sets the maximum number of workers per database.",
+							"One of them is kept for views that are behind, if there are at least two.",
+							&kappa_max_workers, 4, 1, 256,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("kappa.max_views",
+							"Sets the maximum number of running views and rebuilds of the server.",
+							NULL,
+							&kappa_max_views, 1000, 10, 100000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("kappa.retry_max_delay",
+							"Sets the longest time to wait before a failing view is tried again.",
+							"The delay starts at one second and doubles.",
+							&kappa_retry_max_delay, 300000, 100, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+}
+
+static void
+define_batch_settings(void)
+{
+	DefineCustomIntVariable("kappa.batch_rows",
+							"Sets the largest number of messages applied in one transaction.",
+							NULL,
+							&kappa_batch_rows, 50000, 1, 10000000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("kappa.batch_bytes",
+							"Sets the size of messages after which a batch is applied.",
+							"A single message may be larger.",
+							&kappa_batch_bytes, 16384, 1, 1024 * 1024,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("kappa.batch_interval",
+							"Sets the shortest time between two batches under load.",
+							"An idle view applies a message as soon as it arrives.",
+							&kappa_batch_interval, 10, 0, 60000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+}
+
+static void
+define_kafka_settings(void)
+{
+	DefineCustomIntVariable("kappa.fetch_buffer",
+							"Sets the size of messages that one consumer fetches ahead.",
+							NULL,
+							&kappa_fetch_buffer, 16384, 1024, 1024 * 1024,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("kappa.connect_timeout",
+							"Sets the time to wait for an answer of the Kafka brokers.",
+							NULL,
+							&kappa_connect_timeout, 10000, 100, INT_MAX,
+							PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("kappa.metadata_interval",
+							"Sets the time between two looks for new partitions.",
+							NULL,
+							&kappa_metadata_interval, 30000, 100, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+}
+
+void
+_PG_init(void)
+{
+	define_process_settings();
+	define_batch_settings();
+	define_kafka_settings();
+	MarkGUCPrefixReserved("kappa");
+
+	/* Without preload only foreign tables work; create_view says so. */
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+	kappa_shmem_init();
+	kappa_guard_init();
+	kappa_launcher_register();
+}

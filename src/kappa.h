@@ -1,0 +1,47 @@
+/*-------------------------------------------------------------------------
+ *
+ * kappa.h
+ *	  Settings and names that every module of kappa shares
+ *
+ * Only the configuration parameters and a few reserved names live here; each
+ * module declares its own functions in the header beside it.
+ *
+ * IDENTIFICATION
+ *	  src/kappa.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_H
+#define KAPPA_H
+
+#if PG_VERSION_NUM < 150000
+#error "kappa needs PostgreSQL 15 or later"
+#endif
+
+/* Schemas of the extension: the interface, and the state of views. */
+#define KAPPA_SCHEMA "kappa"
+#define KAPPA_STATE_SCHEMA "kappa_state"
+
+/*
+ * Reserved table aliases.  A scan of a foreign table under one of these names
+ * does not read the log up to its end, but what this process has bound to the
+ * foreign table: a batch (batch.h), or offset bounds (fdw_scan.h).  The mode
+ * is part of the statement so that it survives deparsing and replanning, and
+ * so that a function that happens to read the same foreign table is not
+ * affected.
+ */
+#define KAPPA_BATCH_ALIAS "kappa batch"
+#define KAPPA_BOUNDED_ALIAS "kappa log"
+
+/* Configuration parameters, defined in kappa.c; units as in the comment. */
+extern int kappa_max_workers;       /* workers per database */
+extern int kappa_max_views;         /* views and rebuilds per cluster */
+extern int kappa_batch_rows;        /* messages */
+extern int kappa_batch_bytes;       /* kB */
+extern int kappa_batch_interval;    /* ms */
+extern int kappa_fetch_buffer;      /* kB, prefetched by one consumer */
+extern int kappa_connect_timeout;   /* ms */
+extern int kappa_metadata_interval; /* ms */
+extern int kappa_retry_max_delay;   /* ms */
+
+#endif /* KAPPA_H */

@@ -1,0 +1,499 @@
+/*-------------------------------------------------------------------------
+ *
+ * rebuild.c
+ *	  Bring a view's next version from the start of the log to the readers
+ *
+ * The steps of a rebuild, as the worker that applies messages to the shadow
+ * takes them:
+ *
+ * - replay the log, in a worker of its own;
+ * - give the shadow the indexes that the view has, and catch up again;
+ * - join the worker of the live version.  From then on both move in the same
+ *   transactions, so every new snapshot sees them at the same offsets;
+ * - wait until the snapshots are gone that are older.  To such a snapshot the
+ *   shadow's rows are others than the view's at its offsets, or invisible,
+ *   and the exchange of files would show it those;
+ * - switch, in one short transaction.
+ *
+ * What has to survive a crash is in tables; the state kept here is made anew
+ * in whatever process continues.
+ *
+ * IDENTIFICATION
+ *	  src/rebuild.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "rebuild.h"
+#include "rebuild_commands.h"
+#include "rebuild_run.h"
+#include "rebuild_switch.h"
+#include "shmem.h"
+#include "swap.h"
+#include "swap_index.h"
+
+#define REPORT_INTERVAL_MS 1000
+#define MANUAL_INTERVAL_MS 500
+#define LOCK_TIMEOUT_MS 30
+#define MIN_SNAPSHOT_DELAY_MS 10
+#define MAX_SNAPSHOT_DELAY_MS 500
+#define MIN_LOCK_DELAY_MS 100
+#define MAX_LOCK_DELAY_MS 5000
+
+/* What this process knows of a rebuild; lives in a context of its own. */
+typedef struct Rebuild
+{
+	MemoryContext context;
+	Oid view;
+	int32 version;
+	const char *phase; /* static text, as last reported */
+	TimestampTz reported_at;
+	bool prepared;             /* the shadow has the view's indexes */
+	KappaSnapshots *snapshots; /* taken when both versions stood together; or NULL */
+	int delay_ms;              /* between two looks at what is waited for */
+	TimestampTz next_look;
+} Rebuild;
+
+static List *rebuilds = NIL;
+
+/* ---- state ---- */
+
+static Rebuild *
+find_rebuild(const KappaApplier *shadow)
+{
+	MemoryContext context;
+	MemoryContext old;
+	Rebuild *rebuild;
+	ListCell *lc;
+
+	foreach (lc, rebuilds)
+	{
+		rebuild = lfirst(lc);
+		if (rebuild->view == shadow->view && rebuild->version == shadow->version)
+			return rebuild;
+	}
+	context = AllocSetContextCreate(TopMemoryContext, "kappa rebuild",
+									ALLOCSET_SMALL_SIZES);
+	rebuild = MemoryContextAllocZero(context, sizeof(Rebuild));
+	rebuild->context = context;
+	rebuild->view = shadow->view;
+	rebuild->version = shadow->version;
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	rebuilds = lappend(rebuilds, rebuild);
+	MemoryContextSwitchTo(old);
+	return rebuild;
+}
+
+static void
+forget_rebuild(Rebuild *rebuild)
+{
+	rebuilds = list_delete_ptr(rebuilds, rebuild);
+	MemoryContextDelete(rebuild->context);
+}
+
+/* ---- reporting ---- */
+
+static int64
+count_messages(const KappaApplier *applier)
+{
+	int64 messages = 0;
+
+	for (int p = 0; p < applier->npartitions; p++)
+	{
+		if (applier->next_offset[p] >= 0)
+			messages += applier->next_offset[p] - Max(applier->start_offset[p], 0);
+	}
+	return messages;
+}
+
+/* Show phase and progress: at once when the phase is new, else now and then. */
+static void
+report(Rebuild *rebuild, const KappaApplier *shadow, const char *phase, int waiting_for)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool changed = rebuild->phase == NULL || strcmp(rebuild->phase, phase) != 0;
+
+	if (!changed &&
+		!TimestampDifferenceExceeds(rebuild->reported_at, now, REPORT_INTERVAL_MS))
+		return;
+
+	StartTransactionCommand();
+	kappa_rebuild_run_report(rebuild->view, rebuild->version, phase,
+							 count_messages(shadow), waiting_for);
+	CommitTransactionCommand();
+	rebuild->phase = phase;
+	rebuild->reported_at = now;
+	if (changed)
+		kappa_shmem_announce_change();
+}
+
+/* Look again after a while that grows from min to max. */
+static void
+postpone(Rebuild *rebuild, int min_ms, int max_ms)
+{
+	rebuild->delay_ms = Max(min_ms, Min(rebuild->delay_ms * 2, max_ms));
+	rebuild->next_look = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													 rebuild->delay_ms);
+}
+
+/* True if it is not time yet; *delay_ms: for how long. */
+static bool
+too_early(const Rebuild *rebuild, int *delay_ms)
+{
+	long ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+											  rebuild->next_look);
+
+	*delay_ms = ms;
+	return ms > 0;
+}
+
+/* ---- indexes ---- */
+
+static void
+analyze_table(Oid relid)
+{
+	KappaCatalogScope scope;
+	char *sql = psprintf("ANALYZE %s",
+						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+													get_rel_name(relid)));
+
+	kappa_catalog_enter(&scope);
+	if (SPI_execute(sql, false, 0) < 0)
+		elog(ERROR, "could not run: %s", sql);
+	kappa_catalog_leave(&scope);
+}
+
+/* What the shadow lacks to take the place of the view's table. */
+static bool
+lacks_something(Oid view, Oid shadow)
+{
+	Relation rel;
+	bool analyzed;
+
+	if (!kappa_swap_indexes_equal(view, shadow))
+		return true;
+	rel = table_open(shadow, AccessShareLock);
+	analyzed = rel->rd_rel->reltuples >= 0;
+	table_close(rel, AccessShareLock);
+	return !analyzed;
+}
+
+/*
+ * Give the shadow the view's indexes, and statistics.  False if there was
+ * nothing to do, so that no time has passed.
+ */
+static bool
+prepare_shadow(Rebuild *rebuild, const KappaApplier *shadow)
+{
+	bool lacking;
+
+	StartTransactionCommand();
+	lacking = lacks_something(rebuild->view, shadow->target);
+	CommitTransactionCommand();
+	if (!lacking)
+		return false;
+
+	report(rebuild, shadow, KAPPA_PHASE_INDEXES, 0);
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	kappa_swap_build_indexes(rebuild->view, shadow->target);
+	PopActiveSnapshot();
+	analyze_table(shadow->target);
+	CommitTransactionCommand();
+	return true;
+}
+
+/* ---- switching ---- */
+
+static bool
+same_position(const KappaApplier *a, const KappaApplier *b)
+{
+	return a->npartitions == b->npartitions &&
+		   memcmp(a->next_offset, b->next_offset, a->npartitions * sizeof(int64)) == 0;
+}
+
+/* The rebuild as it stands in the tables now; false if it is gone. */
+static bool
+get_run(const Rebuild *rebuild, KappaView **view, KappaRebuildRun **run)
+{
+	*view = kappa_catalog_get_view(rebuild->view);
+	*run = kappa_rebuild_run_get(rebuild->view);
+	return *view != NULL && *run != NULL &&
+		   (*run)->version == rebuild->version && !(*run)->finished;
+}
+
+/*
+ * Wait for snapshots that were taken before the two versions stood together.
+ * True when there is none.
+ */
+static bool
+snapshots_gone(Rebuild *rebuild, const KappaApplier *shadow)
+{
+	LOCKTAG waiters;
+	int pid;
+
+	if (rebuild->snapshots == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(rebuild->context);
+
+		rebuild->snapshots = kappa_swap_get_snapshots();
+		rebuild->delay_ms = 0;
+		MemoryContextSwitchTo(old);
+	}
+	kappa_rebuild_waiters_tag(rebuild->view, &waiters);
+	if (kappa_swap_snapshots_gone(rebuild->snapshots, &waiters, &pid))
+		return true;
+
+	report(rebuild, shadow, KAPPA_PHASE_SNAPSHOTS, pid);
+	postpone(rebuild, MIN_SNAPSHOT_DELAY_MS, MAX_SNAPSHOT_DELAY_MS);
+	return false;
+}
+
+/* The shadow does not stand where the view does any more. */
+static void
+forget_snapshots(Rebuild *rebuild)
+{
+	if (rebuild->snapshots == NULL)
+		return;
+	pfree(rebuild->snapshots->vxids);
+	pfree(rebuild->snapshots);
+	rebuild->snapshots = NULL;
+}
+
+/* Try to switch, in the present transaction. */
+static KappaSwitchResult
+try_switch(Rebuild *rebuild, const KappaApplier *shadow, const KappaView *view,
+		   const char *kind)
+{
+	KappaVersion *from = kappa_catalog_get_version(view->view, view->version);
+	KappaVersion *to = kappa_catalog_get_version(view->view, rebuild->version);
+	KappaSwitchResult result;
+	int blocker = 0;
+
+	if (from == NULL || to == NULL)
+		elog(ERROR, "version %d or %d of view %u is missing",
+			 view->version, rebuild->version, view->view);
+	result = kappa_rebuild_switch(view, from, to, kind, LOCK_TIMEOUT_MS, &blocker);
+	kappa_rebuild_run_report(rebuild->view, rebuild->version, KAPPA_PHASE_SWITCHING,
+							 count_messages(shadow), blocker);
+	if (result == KAPPA_SWITCH_DONE)
+		kappa_rebuild_run_finish(rebuild->view, rebuild->version,
+								 KAPPA_PHASE_DONE, NULL);
+	return result;
+}
+
+/* All is ready: switch now, or say when to try again.  Ends the transaction. */
+static KappaRebuildAction
+switch_version(Rebuild *rebuild, const KappaApplier *shadow, const KappaView *view,
+			   const char *kind, int *delay_ms)
+{
+	KappaSwitchResult result = try_switch(rebuild, shadow, view, kind);
+
+	CommitTransactionCommand();
+	switch (result)
+	{
+		case KAPPA_SWITCH_DONE:
+			kappa_shmem_announce_change();
+			forget_rebuild(rebuild);
+			return KAPPA_REBUILD_RELOAD;
+		case KAPPA_SWITCH_INDEXES:
+			rebuild->prepared = false;
+			forget_snapshots(rebuild);
+			*delay_ms = 0;
+			break;
+		case KAPPA_SWITCH_LOCKED:
+			rebuild->phase = KAPPA_PHASE_SWITCHING;
+			postpone(rebuild, MIN_LOCK_DELAY_MS, MAX_LOCK_DELAY_MS);
+			*delay_ms = rebuild->delay_ms;
+			break;
+	}
+	return KAPPA_REBUILD_CONTINUE;
+}
+
+/*
+ * How to switch.  Since it was decided the view may have been published, say;
+ * unless the owner insisted on one way, that is followed.
+ */
+static const char *
+choose_kind(const Rebuild *rebuild, const KappaRebuildRun *run)
+{
+	if (strcmp(run->switch_kind, run->asked) == 0 ||
+		strcmp(run->switch_kind, KAPPA_SWITCH_ROWS) == 0 ||
+		kappa_rebuild_needs_rows(rebuild->view) == NULL)
+		return run->switch_kind;
+
+	kappa_rebuild_run_set_switch(rebuild->view, rebuild->version, run->asked,
+								 KAPPA_SWITCH_ROWS);
+	return KAPPA_SWITCH_ROWS;
+}
+
+/*
+ * The shadow is ready and stands where the view does (or the view stands
+ * still).  Called in a transaction; ends it.
+ */
+static KappaRebuildAction
+finish(Rebuild *rebuild, const KappaApplier *shadow, const KappaView *view,
+	   const KappaRebuildRun *run, int *delay_ms)
+{
+	const char *kind = choose_kind(rebuild, run);
+
+	if (strcmp(run->asked, KAPPA_SWITCH_MANUAL) == 0)
+	{
+		CommitTransactionCommand();
+		report(rebuild, shadow, KAPPA_PHASE_MANUAL, 0);
+		postpone(rebuild, MANUAL_INTERVAL_MS, MANUAL_INTERVAL_MS);
+		*delay_ms = rebuild->delay_ms;
+		return KAPPA_REBUILD_CONTINUE;
+	}
+	if (strcmp(kind, KAPPA_SWITCH_STORAGE) == 0)
+	{
+		CommitTransactionCommand();
+		if (!snapshots_gone(rebuild, shadow))
+		{
+			*delay_ms = rebuild->delay_ms;
+			return KAPPA_REBUILD_CONTINUE;
+		}
+		StartTransactionCommand();
+	}
+	return switch_version(rebuild, shadow, view, kind, delay_ms);
+}
+
+static KappaRebuildAction
+take_step(KappaApplier *shadow, KappaApplier *live, bool caught_up, int *delay_ms)
+{
+	Rebuild *rebuild = find_rebuild(shadow);
+	KappaView *view;
+	KappaRebuildRun *run;
+
+	*delay_ms = -1;
+	if (live == NULL && !caught_up)
+	{
+		forget_snapshots(rebuild);
+		report(rebuild, shadow,
+			   rebuild->prepared ? KAPPA_PHASE_CATCHING_UP : KAPPA_PHASE_REPLAYING, 0);
+		return KAPPA_REBUILD_CONTINUE;
+	}
+	if (live != NULL && !same_position(shadow, live))
+	{
+		forget_snapshots(rebuild);
+		report(rebuild, shadow, KAPPA_PHASE_CATCHING_UP, 0);
+		return KAPPA_REBUILD_CONTINUE;
+	}
+	if (too_early(rebuild, delay_ms))
+		return KAPPA_REBUILD_CONTINUE;
+
+	StartTransactionCommand();
+	if (!get_run(rebuild, &view, &run))
+	{
+		CommitTransactionCommand();
+		forget_rebuild(rebuild);
+		return KAPPA_REBUILD_RELOAD;
+	}
+	if (!rebuild->prepared && strcmp(run->switch_kind, KAPPA_SWITCH_STORAGE) == 0)
+	{
+		CommitTransactionCommand();
+		rebuild->prepared = true;
+		if (prepare_shadow(rebuild, shadow))
+			report(rebuild, shadow, KAPPA_PHASE_CATCHING_UP, 0);
+		*delay_ms = 0;
+		return KAPPA_REBUILD_CONTINUE;
+	}
+	if (view->state == KAPPA_VIEW_PAUSED)
+	{
+		CommitTransactionCommand();
+		return KAPPA_REBUILD_CONTINUE;
+	}
+	if (live == NULL && view->state == KAPPA_VIEW_RUNNING)
+	{
+		CommitTransactionCommand();
+		forget_snapshots(rebuild);
+		report(rebuild, shadow, KAPPA_PHASE_CATCHING_UP, 0);
+		return KAPPA_REBUILD_JOIN;
+	}
+	return finish(rebuild, shadow, view, run, delay_ms);
+}
+
+/* ---- errors ---- */
+
+/* Could the same thing succeed at another time? */
+static bool
+may_pass(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return true;
+		default:
+			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+	}
+}
+
+void
+kappa_rebuild_fail(Oid view, int32 version, const char *error)
+{
+	KappaVersion *row = kappa_catalog_get_version(view, version);
+
+	if (row == NULL || row->live)
+		return;
+	kappa_rebuild_drop_version(row);
+	kappa_rebuild_run_finish(view, version, KAPPA_PHASE_FAILED, error);
+	kappa_catalog_add_event(view, "failed", version, NULL,
+							psprintf("rebuild: %s", error));
+}
+
+KappaRebuildAction
+kappa_rebuild_step(KappaApplier *shadow, KappaApplier *live, bool caught_up,
+				   int *delay_ms)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid view = shadow->view;
+	int32 version = shadow->version;
+	volatile KappaRebuildAction action = KAPPA_REBUILD_RELOAD;
+
+	Assert(!IsTransactionState());
+	Assert(!shadow->live);
+
+	PG_TRY();
+	{
+		action = take_step(shadow, live, caught_up, delay_ms);
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (may_pass(error->sqlerrcode))
+			PG_RE_THROW();
+
+		HOLD_INTERRUPTS();
+		EmitErrorReport();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		RESUME_INTERRUPTS();
+		StartTransactionCommand();
+		kappa_rebuild_fail(view, version, error->message);
+		CommitTransactionCommand();
+		kappa_shmem_announce_change();
+		*delay_ms = -1;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	return action;
+}

@@ -1,0 +1,457 @@
+/*-------------------------------------------------------------------------
+ *
+ * rebuild_commands.c
+ *	  SQL functions that begin, end and wait for rebuilds
+ *
+ * IDENTIFICATION
+ *	  src/rebuild_commands.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/tablespace.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "definition.h"
+#include "fdw_options.h"
+#include "kafka_admin.h"
+#include "rebuild_commands.h"
+#include "rebuild_run.h"
+#include "rebuild_switch.h"
+#include "shmem.h"
+#include "swap.h"
+#include "view_commands.h"
+
+PG_FUNCTION_INFO_V1(kappa_sql_rebuild);
+PG_FUNCTION_INFO_V1(kappa_sql_switch_rebuild);
+PG_FUNCTION_INFO_V1(kappa_sql_cancel_rebuild);
+PG_FUNCTION_INFO_V1(kappa_sql_wait_for_rebuild);
+
+/* How long a waiting backend sleeps at most before it looks by itself. */
+#define WAIT_INTERVAL_MS 1000
+
+/* ---- does the log reach back? ---- */
+
+/* The topic as it stands now. */
+typedef struct Log
+{
+	int npartitions;
+	int64 *begin;
+	int64 *end;
+} Log;
+
+static Log *
+read_log(const KappaTable *table, Oid owner)
+{
+	Log *log = palloc(sizeof(Log));
+	KafkaClient *client = kappa_kafka_open(kappa_options_get_connection(table->serverid, owner),
+										   false);
+	KafkaTopic *topic = kappa_kafka_topic(client, table->topic);
+
+	log->npartitions = kappa_kafka_partition_count(topic);
+	log->begin = palloc(Max(log->npartitions, 1) * sizeof(int64));
+	log->end = palloc(Max(log->npartitions, 1) * sizeof(int64));
+	kappa_kafka_watermarks(topic, log->npartitions, log->begin, log->end);
+	kappa_kafka_close(client);
+	return log;
+}
+
+/*
+ * Say what is missing from the log, if anything: a text for people, or NULL.
+ * Only the first partition is described.
+ */
+static char *
+describe_missing(const KappaPosition *position, const Log *log)
+{
+	for (int p = 0; p < position->npartitions; p++)
+	{
+		int64 start = position->start_offset[p];
+
+		if (p >= log->npartitions)
+			return psprintf("The view has read %d partitions, the topic has %d.",
+							position->npartitions, log->npartitions);
+		if (start >= 0 && start < log->begin[p])
+			return psprintf("Partition %d begins at offset " INT64_FORMAT ", the view at offset " INT64_FORMAT ": " INT64_FORMAT " offsets are missing.",
+							p, log->begin[p], start, log->begin[p] - start);
+		if (start > log->end[p])
+			return psprintf("Partition %d ends at offset " INT64_FORMAT ", the view begins at offset " INT64_FORMAT ".",
+							p, log->end[p], start);
+	}
+	return NULL;
+}
+
+static void
+check_reaches_back(const KappaView *view, const KappaPosition *position,
+				   const Log *log, bool incomplete)
+{
+	char *missing = describe_missing(position, log);
+
+	if (missing == NULL)
+		return;
+	ereport(incomplete ? WARNING : ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("topic \"%s\" does not reach back to the beginning of view \"%s\"",
+					position->topic, get_rel_name(view->view)),
+			 errdetail("%s", missing),
+			 incomplete ? 0 : errhint("To build the view from what is left, call kappa.rebuild() with incomplete => true.")));
+}
+
+/*
+ * Where the new version starts: where the live one did, as far as the log has
+ * it.  A beginning that is not known or not there any more stays open (-1)
+ * until the first batch.
+ */
+static int64 *
+choose_start(const KappaPosition *position, const Log *log, int *npartitions)
+{
+	int64 *start;
+
+	*npartitions = Min(position->npartitions, log->npartitions);
+	start = palloc(Max(*npartitions, 1) * sizeof(int64));
+	for (int p = 0; p < *npartitions; p++)
+	{
+		bool there = position->start_offset[p] >= log->begin[p] &&
+					 position->start_offset[p] <= log->end[p];
+
+		start[p] = there ? position->start_offset[p] : -1;
+	}
+	return start;
+}
+
+static int64
+count_total(const int64 *start, int npartitions, const Log *log)
+{
+	int64 total = 0;
+
+	for (int p = 0; p < log->npartitions; p++)
+	{
+		if (p < npartitions && start[p] >= 0)
+			total += log->end[p] - start[p];
+		else
+			total += log->end[p] - log->begin[p];
+	}
+	return total;
+}
+
+/* ---- begin ---- */
+
+/*
+ * Lock the view's row against another rebuild, and refuse where there is one.
+ * Returns the number of the new version: numbers are not used twice, so that
+ * nobody takes one version for another.
+ */
+static int32
+reserve_version(const KappaView *view)
+{
+	KappaCatalogScope scope;
+	Oid types[] = { OIDOID };
+	Datum values[] = { ObjectIdGetDatum(view->view) };
+	KappaRebuildRun *run;
+
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args("SELECT FROM kappa.view WHERE view = $1 FOR UPDATE",
+							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not lock a view");
+	kappa_catalog_leave(&scope);
+
+	run = kappa_rebuild_run_get(view->view);
+	if (run != NULL && !run->finished)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("view \"%s\" is being rebuilt already", get_rel_name(view->view)),
+				 errhint("Wait with kappa.wait_for_rebuild(), or give it up with kappa.cancel_rebuild().")));
+	return Max(view->version, run == NULL ? 0 : run->version) + 1;
+}
+
+static void
+check_can_rebuild(const KappaView *view, const KappaVersion *version)
+{
+	if (view->restored || view->state == KAPPA_VIEW_PAUSED)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("view \"%s\" is paused", get_rel_name(view->view)),
+				 errhint("Call kappa.resume_view() first.")));
+	if (version == NULL || !OidIsValid(version->definition))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("definition of view \"%s\" was dropped", get_rel_name(view->view)),
+				 errdetail("Its table keeps its rows as plain data.")));
+}
+
+/* The settings of a version as they are stored. */
+static Datum
+make_settings(const List *settings)
+{
+	Datum *elements = palloc(Max(list_length(settings), 1) * sizeof(Datum));
+	int n = 0;
+	ListCell *lc;
+
+	foreach (lc, settings)
+	{
+		KappaSetting *setting = lfirst(lc);
+
+		elements[n++] = CStringGetTextDatum(psprintf("%s=%s", setting->name, setting->value));
+	}
+	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/* New tables go where the view's table is. */
+static void
+use_tablespace_of(Oid relid)
+{
+	Oid tablespace = get_rel_tablespace(relid);
+
+	(void) set_config_option("default_tablespace",
+							 OidIsValid(tablespace) ? get_tablespace_name(tablespace) : "",
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Make the new version's objects, as the view's owner: the same query and the
+ * same settings, but a new look at the foreign table.
+ */
+static KappaVersion *
+create_version(const KappaView *view, const KappaVersion *from, int32 number)
+{
+	char *text = kappa_definition_get_text(from->definition, false);
+	KappaOwnerScope scope;
+	KappaVersion *version;
+	KappaShape *shape;
+	Oid shadow;
+
+	kappa_definition_enter_owner(&scope, view->owner, from->settings);
+	use_tablespace_of(view->view);
+	shape = kappa_analyze_query(kappa_definition_parse(text), text, false);
+	shadow = kappa_definition_create_state_table(kappa_plan_table_ddl, shape,
+												 get_rel_namespace(view->view),
+												 get_rel_name(view->view),
+												 psprintf("v%d_rows", number));
+	kappa_definition_depend(shadow, view->view);
+	version = kappa_view_create_version(text, shape, view->view, shadow, number);
+	kappa_definition_leave_owner(&scope);
+	return version;
+}
+
+/*
+ * How to switch: as asked for, or by rows where the exchange of files would
+ * be missed by somebody or is not possible.
+ */
+static const char *
+choose_switch(const KappaView *view, Oid shadow, const char *asked)
+{
+	const char *difference = kappa_swap_get_difference(view->view, shadow);
+	const char *reason = kappa_rebuild_needs_rows(view->view);
+
+	if (strcmp(asked, KAPPA_SWITCH_ROWS) == 0)
+		return KAPPA_SWITCH_ROWS;
+	if (difference != NULL)
+		reason = psprintf("its table and the new one differ in %s", difference);
+	if (reason == NULL ||
+		(difference == NULL && strcmp(asked, KAPPA_SWITCH_STORAGE) == 0))
+		return KAPPA_SWITCH_STORAGE;
+
+	ereport(NOTICE,
+			(errmsg("view \"%s\" will be switched by rows", get_rel_name(view->view)),
+			 errdetail("The reason is that %s.", reason)));
+	return KAPPA_SWITCH_ROWS;
+}
+
+static void
+check_asked(const char *asked)
+{
+	static const char *const known[] = {
+		KAPPA_SWITCH_AUTO, KAPPA_SWITCH_MANUAL, KAPPA_SWITCH_STORAGE, KAPPA_SWITCH_ROWS
+	};
+
+	for (int i = 0; i < lengthof(known); i++)
+	{
+		if (strcmp(asked, known[i]) == 0)
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unrecognized way to switch: \"%s\"", asked),
+			 errhint("Valid values are \"auto\", \"storage\", \"rows\", and \"manual\".")));
+}
+
+Datum
+kappa_sql_rebuild(PG_FUNCTION_ARGS)
+{
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+	char *asked = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	bool incomplete = PG_GETARG_BOOL(2);
+	KappaVersion *from = kappa_catalog_get_version(view->view, view->version);
+	KappaVersion *version;
+	KappaPosition *position;
+	KappaTable *table;
+	Log *log;
+	int64 *start;
+	int npartitions;
+	int32 number;
+
+	check_asked(asked);
+	check_can_rebuild(view, from);
+	LockRelationOid(view->view, AccessShareLock);
+	number = reserve_version(view);
+
+	table = kappa_options_get_table(from->source);
+	position = kappa_catalog_get_position(view->view, view->version);
+	if (strcmp(position->topic, table->topic) != 0)
+		position->npartitions = 0; /* the foreign table was altered: another log */
+	log = read_log(table, view->owner);
+	check_reaches_back(view, position, log, incomplete);
+	start = choose_start(position, log, &npartitions);
+
+	version = create_version(view, from, number);
+	kappa_view_insert_version(version, make_settings(from->settings), table->topic,
+							  start, npartitions);
+	kappa_rebuild_run_insert(view->view, number, asked,
+							 choose_switch(view, version->target, asked),
+							 count_total(start, npartitions, log));
+	kappa_shmem_wake_at_commit();
+	PG_RETURN_INT64(number);
+}
+
+/* ---- switch and cancel by hand ---- */
+
+/* The rebuild of a view that is under way; throws 55000 if there is none. */
+static KappaRebuildRun *
+require_run(Oid view)
+{
+	KappaRebuildRun *run = kappa_rebuild_run_get(view);
+
+	if (run == NULL || run->finished)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("view \"%s\" is not being rebuilt", get_rel_name(view))));
+	return run;
+}
+
+Datum
+kappa_sql_switch_rebuild(PG_FUNCTION_ARGS)
+{
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+	KappaRebuildRun *run = require_run(view->view);
+
+	if (strcmp(run->asked, KAPPA_SWITCH_MANUAL) == 0)
+		kappa_rebuild_run_set_switch(view->view, run->version, KAPPA_SWITCH_AUTO,
+									 run->switch_kind);
+	PG_RETURN_VOID();
+}
+
+Datum
+kappa_sql_cancel_rebuild(PG_FUNCTION_ARGS)
+{
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+	KappaRebuildRun *run = require_run(view->view);
+	KappaVersion *version = kappa_catalog_get_version(view->view, run->version);
+
+	if (version != NULL && !version->live)
+		kappa_rebuild_drop_version(version);
+	kappa_rebuild_run_finish(view->view, run->version, KAPPA_PHASE_CANCELLED, NULL);
+	PG_RETURN_VOID();
+}
+
+/* ---- waiting ---- */
+
+void
+kappa_rebuild_waiters_tag(Oid view, LOCKTAG *tag)
+{
+	/* Advisory locks of users have 1 or 2 in the last field. */
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, view, 0, 3);
+}
+
+static int64
+interval_to_ms(const Interval *interval)
+{
+	return ((int64) interval->month * DAYS_PER_MONTH + interval->day) * (USECS_PER_DAY / 1000) +
+		   interval->time / 1000;
+}
+
+/* True when the rebuild has succeeded, false while it goes on; an error in all other cases. */
+static bool
+is_done(Oid view)
+{
+	KappaRebuildRun *run = kappa_rebuild_run_get(view);
+
+	if (run == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("view \"%s\" has not been rebuilt", get_rel_name(view))));
+	if (!run->finished && run->uncommitted)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot wait for a rebuild in the transaction that began it")));
+	if (!run->finished)
+		return false;
+	if (strcmp(run->phase, KAPPA_PHASE_DONE) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("rebuild of view \"%s\" was %s", get_rel_name(view),
+						run->error == NULL ? "cancelled" : "given up"),
+				 run->error == NULL ? 0 : errdetail("%s", run->error)));
+	return true;
+}
+
+static bool
+wait_until_done(Oid view, TimestampTz deadline)
+{
+	bool done = false;
+
+	for (;;)
+	{
+		int64 left;
+
+		kappa_shmem_change_prepare();
+		done = is_done(view);
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		if (done || left <= 0)
+			break;
+		(void) kappa_shmem_change_sleep(Min(left, WAIT_INTERVAL_MS));
+	}
+	kappa_shmem_change_cancel();
+	return done;
+}
+
+/*
+ * The caller's own snapshot is one of the old ones that the switch would wait
+ * for; the lock tells it not to.  A snapshot that is kept for later would then
+ * show the wrong rows: refused.
+ */
+Datum
+kappa_sql_wait_for_rebuild(PG_FUNCTION_ARGS)
+{
+	Oid relid = PG_GETARG_OID(0);
+	TimestampTz deadline = GetCurrentTimestamp() + interval_to_ms(PG_GETARG_INTERVAL_P(1)) * 1000;
+	LOCKTAG tag;
+	bool done;
+
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("cannot wait for a rebuild in a transaction that keeps its snapshot"),
+				 errhint("Use transaction isolation level READ COMMITTED.")));
+	if (kappa_catalog_get_view(relid) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("relation with OID %u is not a view of kappa", relid)));
+
+	kappa_rebuild_waiters_tag(relid, &tag);
+	(void) LockAcquire(&tag, ShareLock, false, false);
+	done = wait_until_done(relid, deadline);
+	LockRelease(&tag, ShareLock, false);
+	PG_RETURN_BOOL(done);
+}

@@ -1,0 +1,158 @@
+/*-------------------------------------------------------------------------
+ *
+ * rebuild_run.c
+ *	  Typed access to kappa.rebuild_run: how rebuilds are doing
+ *
+ * IDENTIFICATION
+ *	  src/rebuild_run.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "catalog.h"
+#include "rebuild_run.h"
+
+/* Run one statement as kappa; nothing but its effect is wanted. */
+static void
+execute(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls)
+{
+	KappaCatalogScope scope;
+
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0) < 0)
+		elog(ERROR, "could not run: %s", sql);
+	kappa_catalog_leave(&scope);
+}
+
+static char *
+get_text(int column, MemoryContext context)
+{
+	char *value = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
+
+	return value == NULL ? NULL : MemoryContextStrdup(context, value);
+}
+
+static bool
+get_bool(int column)
+{
+	bool isnull;
+	Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+								column, &isnull);
+
+	return !isnull && DatumGetBool(value);
+}
+
+KappaRebuildRun *
+kappa_rebuild_run_get(Oid view)
+{
+	MemoryContext context = CurrentMemoryContext;
+	KappaCatalogScope scope;
+	KappaRebuildRun *run = NULL;
+	Oid types[] = { OIDOID };
+	Datum values[] = { ObjectIdGetDatum(view) };
+
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args("SELECT version, asked, switch, phase, error,"
+							  " finished_at IS NOT NULL,"
+							  " coalesce(r.xmin = pg_current_xact_id_if_assigned()::xid, false)"
+							  " FROM kappa.rebuild_run r WHERE view = $1"
+							  " ORDER BY version DESC LIMIT 1",
+							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kappa.rebuild_run");
+	if (SPI_processed == 1)
+	{
+		bool isnull;
+
+		run = MemoryContextAllocZero(context, sizeof(KappaRebuildRun));
+		run->version = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
+												   SPI_tuptable->tupdesc, 1, &isnull));
+		run->asked = get_text(2, context);
+		run->switch_kind = get_text(3, context);
+		run->phase = get_text(4, context);
+		run->error = get_text(5, context);
+		run->finished = get_bool(6);
+		run->uncommitted = get_bool(7);
+	}
+	kappa_catalog_leave(&scope);
+	return run;
+}
+
+void
+kappa_rebuild_run_insert(Oid view, int32 version, const char *asked,
+						 const char *switch_kind, int64 messages_total)
+{
+	Oid types[] = { OIDOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, INT8OID };
+	Datum values[6];
+
+	values[0] = ObjectIdGetDatum(view);
+	values[1] = Int32GetDatum(version);
+	values[2] = CStringGetTextDatum(asked);
+	values[3] = CStringGetTextDatum(switch_kind);
+	values[4] = CStringGetTextDatum(KAPPA_PHASE_REPLAYING);
+	values[5] = Int64GetDatum(messages_total);
+	execute("WITH d AS (DELETE FROM kappa.rebuild_run WHERE view = $1)"
+			" INSERT INTO kappa.rebuild_run"
+			" (view, version, asked, switch, phase, messages_total)"
+			" VALUES ($1, $2, $3, $4, $5, $6)",
+			6, types, values, NULL);
+}
+
+void
+kappa_rebuild_run_report(Oid view, int32 version, const char *phase,
+						 int64 messages, int waiting_for)
+{
+	Oid types[] = { OIDOID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID };
+	Datum values[6];
+
+	values[0] = ObjectIdGetDatum(view);
+	values[1] = Int32GetDatum(version);
+	values[2] = CStringGetTextDatum(phase);
+	values[3] = Int64GetDatum(messages);
+	values[4] = Int32GetDatum(waiting_for);
+	values[5] = CStringGetTextDatum(KAPPA_PHASE_REPLAYING);
+	execute("UPDATE kappa.rebuild_run SET phase = $3, messages = $4,"
+			" waiting_for = nullif($5, 0),"
+			" replayed_at = CASE WHEN $3 <> $6 THEN coalesce(replayed_at, clock_timestamp()) END"
+			" WHERE view = $1 AND version = $2 AND finished_at IS NULL",
+			6, types, values, NULL);
+}
+
+void
+kappa_rebuild_run_set_switch(Oid view, int32 version, const char *asked,
+							 const char *switch_kind)
+{
+	Oid types[] = { OIDOID, INT4OID, TEXTOID, TEXTOID };
+	Datum values[4];
+
+	values[0] = ObjectIdGetDatum(view);
+	values[1] = Int32GetDatum(version);
+	values[2] = CStringGetTextDatum(asked);
+	values[3] = CStringGetTextDatum(switch_kind);
+	execute("UPDATE kappa.rebuild_run SET asked = $3, switch = $4"
+			" WHERE view = $1 AND version = $2",
+			4, types, values, NULL);
+}
+
+void
+kappa_rebuild_run_finish(Oid view, int32 version, const char *phase,
+						 const char *error)
+{
+	Oid types[] = { OIDOID, INT4OID, TEXTOID, TEXTOID };
+	Datum values[4];
+	char nulls[] = { ' ', ' ', ' ', error == NULL ? 'n' : ' ' };
+
+	values[0] = ObjectIdGetDatum(view);
+	values[1] = Int32GetDatum(version);
+	values[2] = CStringGetTextDatum(phase);
+	values[3] = error == NULL ? (Datum) 0 : CStringGetTextDatum(error);
+	execute("UPDATE kappa.rebuild_run SET phase = $3, error = $4, waiting_for = NULL,"
+			" finished_at = clock_timestamp()"
+			" WHERE view = $1 AND version = $2 AND finished_at IS NULL",
+			4, types, values, nulls);
+}

@@ -1,0 +1,370 @@
+/*-------------------------------------------------------------------------
+ *
+ * rebuild_switch.c
+ *	  Make a rebuilt version of a view the live one
+ *
+ * Two ways.  "storage" exchanges the files of the view's table and the shadow
+ * in milliseconds, but logical decoding, triggers and constraints do not see
+ * it.  "rows" changes what differs with ordinary statements, in one
+ * transaction, which everybody sees.
+ *
+ * IDENTIFICATION
+ *	  src/rebuild_switch.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_publication.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/typcache.h"
+
+#include "definition.h"
+#include "guard.h"
+#include "rebuild_run.h"
+#include "rebuild_switch.h"
+#include "shmem.h"
+#include "swap.h"
+
+/* Does a query over the catalogs, with the view as $1, return a row? */
+static bool
+exists(const char *sql, Oid view)
+{
+	Oid types[] = { OIDOID };
+	Datum values[] = { ObjectIdGetDatum(view) };
+
+	if (SPI_execute_with_args(sql, 1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not run: %s", sql);
+	return SPI_processed > 0;
+}
+
+/*
+ * Constraints count, too: the rows of the shadow were never checked against
+ * them.
+ */
+const char *
+kappa_rebuild_needs_rows(Oid view)
+{
+	static const struct
+	{
+		const char *reason;
+		const char *sql;
+	} cases[] = {
+		{ "it is published",
+		  "SELECT FROM pg_publication p WHERE puballtables"
+		  " OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND prrelid = $1)"
+		  " OR EXISTS (SELECT FROM pg_publication_namespace n JOIN pg_class c ON relnamespace = pnnspid"
+		  " WHERE n.pnpubid = p.oid AND c.oid = $1)" },
+		{ "it has triggers",
+		  "SELECT FROM pg_trigger t JOIN pg_proc f ON f.oid = tgfoid"
+		  " WHERE tgrelid = $1 AND NOT tgisinternal AND prosrc <> 'kappa_sql_guard'" },
+		{ "it has foreign keys or check constraints, or is referenced by some",
+		  "SELECT FROM pg_constraint WHERE contype IN ('f', 'c') AND $1 IN (conrelid, confrelid)" },
+	};
+	KappaCatalogScope scope;
+	const char *reason = NULL;
+
+	kappa_catalog_enter(&scope);
+	for (int i = 0; i < lengthof(cases) && reason == NULL; i++)
+	{
+		if (exists(cases[i].sql, view))
+			reason = cases[i].reason;
+	}
+	kappa_catalog_leave(&scope);
+	return reason;
+}
+
+/* ---- rows ---- */
+
+/* What the statements that bring one table's rows into another are made of. */
+typedef struct RowSql
+{
+	char *target; /* qualified names */
+	char *shadow;
+	StringInfoData columns;  /* all, as a list */
+	StringInfoData identity; /* expressions that tell rows apart: the key, or everything */
+	StringInfoData values;   /* columns beside the key, as t.x and s.x in rows */
+	StringInfoData new_values;
+	StringInfoData assignments; /* x = s.x */
+} RowSql;
+
+static void
+append_item(StringInfo list, const char *prefix, const char *item)
+{
+	appendStringInfo(list, "%s%s%s", list->len > 0 ? ", " : "", prefix, item);
+}
+
+/* A column as something that rows can be grouped by; types that cannot be are compared as text. */
+static const char *
+groupable(Form_pg_attribute column)
+{
+	const char *name = quote_identifier(NameStr(column->attname));
+	TypeCacheEntry *type = lookup_type_cache(column->atttypid,
+											 TYPECACHE_EQ_OPR | TYPECACHE_LT_OPR);
+
+	if (OidIsValid(type->eq_opr) && OidIsValid(type->lt_opr))
+		return name;
+	return psprintf("%s::pg_catalog.text", name);
+}
+
+static void
+add_column(RowSql *sql, Form_pg_attribute column, const List *key)
+{
+	const char *name = quote_identifier(NameStr(column->attname));
+
+	append_item(&sql->columns, "", name);
+	if (key == NIL)
+		append_item(&sql->identity, "", groupable(column));
+	else if (list_member_int(key, column->attnum))
+		append_item(&sql->identity, "", name);
+	else
+	{
+		append_item(&sql->values, "t.", name);
+		append_item(&sql->new_values, "s.", name);
+		append_item(&sql->assignments, "", psprintf("%s = s.%s", name, name));
+	}
+}
+
+static char *
+qualified_name(Oid relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}
+
+static RowSql *
+collect_row_sql(Oid target, Oid shadow, const List *key)
+{
+	RowSql *sql = palloc0(sizeof(RowSql));
+	Relation rel = table_open(target, AccessShareLock);
+
+	sql->target = qualified_name(target);
+	sql->shadow = qualified_name(shadow);
+	initStringInfo(&sql->columns);
+	initStringInfo(&sql->identity);
+	initStringInfo(&sql->values);
+	initStringInfo(&sql->new_values);
+	initStringInfo(&sql->assignments);
+	for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(RelationGetDescr(rel), i);
+
+		if (!column->attisdropped)
+			add_column(sql, column, key);
+	}
+	table_close(rel, AccessShareLock);
+	return sql;
+}
+
+/*
+ * Rows of both tables side by side.  Rows are paired by grouping, not by
+ * joining: that treats nulls as equal, and is done by hashing or sorting.
+ */
+static char *
+both_tables(const RowSql *sql)
+{
+	return psprintf("(SELECT ctid, true AS old, %s FROM %s"
+					" UNION ALL SELECT ctid, false, %s FROM %s)",
+					sql->identity.data, sql->target, sql->identity.data, sql->shadow);
+}
+
+/* Rows of one table that have no equal left in the other when equal rows are paired one by one. */
+static char *
+unpaired_rows(const RowSql *sql, bool old)
+{
+	return psprintf("SELECT ctid FROM (SELECT ctid, old,"
+					" pg_catalog.row_number() OVER (PARTITION BY identity, old) AS nth,"
+					" pg_catalog.count(*) FILTER (WHERE old <> %s) OVER (PARTITION BY identity) AS others"
+					" FROM (SELECT ctid, true AS old, ROW(%s) AS identity FROM %s"
+					" UNION ALL SELECT ctid, false, ROW(%s) FROM %s) u) n"
+					" WHERE old = %s AND nth > others",
+					old ? "true" : "false",
+					sql->identity.data, sql->target, sql->identity.data, sql->shadow,
+					old ? "true" : "false");
+}
+
+/* Statements for tables with a key. */
+static List *
+keyed_statements(const RowSql *sql)
+{
+	char *both = both_tables(sql);
+	List *statements = NIL;
+
+	statements = lappend(statements,
+						 psprintf("DELETE FROM %s WHERE ctid IN (SELECT pg_catalog.min(ctid)"
+								  " FROM %s u GROUP BY %s HAVING pg_catalog.bool_and(old))",
+								  sql->target, both, sql->identity.data));
+
+	/* Compared by their bytes: the types need no equality of their own. */
+	if (sql->values.len > 0)
+		statements = lappend(statements,
+							 psprintf("UPDATE %s t SET %s FROM %s s, (SELECT"
+									  " pg_catalog.min(ctid) FILTER (WHERE old) AS old_ctid,"
+									  " pg_catalog.min(ctid) FILTER (WHERE NOT old) AS new_ctid"
+									  " FROM %s u GROUP BY %s HAVING pg_catalog.count(*) = 2) p"
+									  " WHERE t.ctid = p.old_ctid AND s.ctid = p.new_ctid"
+									  " AND ROW(%s)::record OPERATOR(pg_catalog.*<>) ROW(%s)::record",
+									  sql->target, sql->assignments.data, sql->shadow,
+									  both, sql->identity.data,
+									  sql->values.data, sql->new_values.data));
+	return lappend(statements,
+				   psprintf("INSERT INTO %s (%s) SELECT %s FROM %s WHERE ctid IN"
+							" (SELECT pg_catalog.min(ctid) FROM %s u GROUP BY %s"
+							" HAVING NOT pg_catalog.bool_or(old))",
+							sql->target, sql->columns.data, sql->columns.data, sql->shadow,
+							both, sql->identity.data));
+}
+
+/* And for those without: as many equal rows as the shadow has. */
+static List *
+keyless_statements(const RowSql *sql)
+{
+	return list_make2(psprintf("DELETE FROM %s WHERE ctid IN (%s)",
+							   sql->target, unpaired_rows(sql, true)),
+					  psprintf("INSERT INTO %s (%s) SELECT %s FROM %s WHERE ctid IN (%s)",
+							   sql->target, sql->columns.data, sql->columns.data,
+							   sql->shadow, unpaired_rows(sql, false)));
+}
+
+/* Make the view's rows those of the shadow, as the view's owner. */
+static void
+switch_rows(const KappaView *view, const KappaVersion *to)
+{
+	KappaShape *shape = kappa_analyze_query(kappa_definition_get_query(to->definition),
+											NULL, false);
+	RowSql *sql = collect_row_sql(view->view, to->target, shape->key);
+	KappaOwnerScope scope;
+
+	kappa_definition_enter_owner(&scope, view->owner, to->settings);
+	kappa_guard_permit(view->view);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	kappa_definition_run_ddl(shape->key == NIL ? keyless_statements(sql) : keyed_statements(sql));
+	PopActiveSnapshot();
+	kappa_guard_permit(InvalidOid);
+	kappa_definition_leave_owner(&scope);
+}
+
+/* ---- kappa's tables ---- */
+
+/* A version that is not live any more, or never will be. */
+static void
+delete_version_rows(Oid view, int32 version)
+{
+	KappaCatalogScope scope;
+	Oid types[] = { OIDOID, INT4OID };
+	Datum values[] = { ObjectIdGetDatum(view), Int32GetDatum(version) };
+
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args("WITH p AS (DELETE FROM kappa.position WHERE view = $1 AND version = $2),"
+							  " m AS (DELETE FROM kappa.last_message WHERE view = $1 AND version = $2),"
+							  " g AS (DELETE FROM kappa.gap WHERE view = $1 AND version = $2)"
+							  " DELETE FROM kappa.view_version WHERE view = $1 AND version = $2",
+							  2, types, values, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not delete a version");
+	kappa_catalog_leave(&scope);
+}
+
+/* A view that had been stopped runs again. */
+static void
+set_live_version(Oid view, int32 version)
+{
+	KappaCatalogScope scope;
+	Oid types[] = { OIDOID, INT4OID };
+	Datum values[] = { ObjectIdGetDatum(view), Int32GetDatum(version) };
+
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args("WITH n AS (UPDATE kappa.view_version SET target = $1"
+							  " WHERE view = $1 AND version = $2)"
+							  " UPDATE kappa.view SET version = $2, state = 'running', reason = NULL,"
+							  " since = CASE WHEN state = 'running' THEN since ELSE clock_timestamp() END"
+							  " WHERE view = $1",
+							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not make a version live");
+	kappa_catalog_leave(&scope);
+}
+
+/* ---- objects ---- */
+
+static void
+drop_relation(Oid relid, DropBehavior behavior)
+{
+	ObjectAddress object;
+
+	if (!OidIsValid(relid) || get_rel_name(relid) == NULL)
+		return;
+	ObjectAddressSet(object, RelationRelationId, relid);
+	performDeletion(&object, behavior, PERFORM_DELETION_INTERNAL);
+}
+
+static void
+append_relation(List **relids, Oid relid)
+{
+	if (OidIsValid(relid) && get_rel_name(relid) != NULL)
+		*relids = lappend_oid(*relids, relid);
+}
+
+KappaSwitchResult
+kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
+					 const KappaVersion *to, const char *kind,
+					 int lock_timeout_ms, int *blocker)
+{
+	bool storage = strcmp(kind, KAPPA_SWITCH_STORAGE) == 0;
+	List *relids = NIL;
+
+	/*
+	 * All that will be dropped is locked before the view's own table:
+	 * somebody may be reading the old definition for hours.
+	 */
+	append_relation(&relids, from->definition);
+	append_relation(&relids, from->companion);
+	append_relation(&relids, to->target);
+	if (storage)
+		append_relation(&relids, view->view);
+	if (!kappa_swap_lock(relids, lock_timeout_ms))
+	{
+		*blocker = kappa_swap_get_blocker(relids);
+		return KAPPA_SWITCH_LOCKED;
+	}
+
+	if (!storage)
+		switch_rows(view, to);
+	else if (!kappa_swap_storage(view->view, to->target))
+		return KAPPA_SWITCH_INDEXES;
+
+	set_live_version(view->view, to->version);
+	delete_version_rows(view->view, from->version);
+	drop_relation(from->definition, DROP_RESTRICT);
+	drop_relation(from->companion, DROP_RESTRICT);
+	drop_relation(to->target, DROP_RESTRICT);
+	kappa_catalog_add_event(view->view, "switched", to->version, NULL,
+							psprintf("from version %d, by %s", from->version, kind));
+	kappa_shmem_wake_at_commit();
+	return KAPPA_SWITCH_DONE;
+}
+
+void
+kappa_rebuild_drop_version(const KappaVersion *version)
+{
+	Oid relids[] = { version->target, version->companion, version->definition };
+
+	for (int i = 0; i < lengthof(relids); i++)
+	{
+		if (OidIsValid(relids[i]))
+			LockRelationOid(relids[i], AccessExclusiveLock);
+	}
+	delete_version_rows(version->view, version->version);
+
+	/* Nobody was told of these objects: what was hung onto them goes, too. */
+	for (int i = 0; i < lengthof(relids); i++)
+		drop_relation(relids[i], DROP_CASCADE);
+	kappa_shmem_wake_at_commit();
+}

@@ -1,0 +1,155 @@
+/*-------------------------------------------------------------------------
+ *
+ * source.h
+ *	  What a worker reads: topics, through the connections of views' owners
+ *
+ * IDENTIFICATION
+ *	  src/source.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_SOURCE_H
+#define KAPPA_SOURCE_H
+
+#include "kafka_client.h"
+#include "worker.h"
+
+/* A consumer, for one server under the user mapping of one owner. */
+typedef struct KappaConnection
+{
+	MemoryContext context; /* deleting it closes the consumer */
+	Oid serverid;
+	Oid owner;
+	bool with_headers;
+	KafkaConfig *config;
+	KafkaClient *client;
+	TimestampTz down_since; /* an error of the whole client; 0: none */
+
+	/*
+	 * A second client, for questions that somebody waits for: a broker answers
+	 * those of the first one only after the fetch that is under way, which it
+	 * holds back until there is a message.  NULL unless used lately.
+	 */
+	MemoryContext asker_context;
+	KafkaClient *asker;
+	TimestampTz asker_used_at;
+} KappaConnection;
+
+/*
+ * A topic read through a connection, for the views that want it.
+ *
+ * fetched[p] is the head of what has been taken from the log of a partition;
+ * all below has been handed to the views, but for the messages in hand.  It is
+ * never above the next offset of a view at the time when the partition was
+ * started, so that after a delivery every view's next offset is at least
+ * fetched[p].
+ */
+typedef struct KappaSource
+{
+	MemoryContext context; /* holds it; child of KappaWorkerContext */
+	Oid serverid;
+	Oid owner;
+	char *name;                  /* of the topic */
+	KappaConnection *connection; /* NULL until started, and after trouble */
+	KafkaTopic *topic;
+	List *views; /* of KappaServed, in the order of their OIDs and versions */
+
+	/* The log; arrays of npartitions. */
+	bool started; /* partitions are being fetched */
+	bool stale;   /* a view has not been told about the log yet */
+	int npartitions;
+	int64 *begin;
+	int64 *end;      /* as last seen */
+	int64 *eof;      /* offset of the last EOF event; -1: none since started */
+	int64 *fetched;  /* -1: the partition is not started */
+	int64 *last_offset; /* the last message delivered; -1: none */
+	int64 *last_timestamp;
+	int64 *last_crc;
+
+	/* The batch in hand. */
+	KappaMessage *messages;
+	int nmessages;
+	int nallocated;
+	Size nbytes;
+	bool readable; /* there may be more */
+	bool advanced; /* EOF events have moved fetched[] beyond the messages */
+	bool settled;  /* something was delivered since it was started */
+	uint64 fetch_us;
+	TimestampTz next_batch_at;
+	TimestampTz next_store_at; /* of a position without messages */
+
+	/* Decoding; made anew when the set of views changes. */
+	MemoryContext table_context;
+	List *tables; /* of KappaSourceTable */
+
+	/* Times to do something; 0: not due. */
+	TimestampTz metadata_at;
+	TimestampTz ends_at;
+	TimestampTz retry_at; /* while not started */
+	TimestampTz trouble_at;
+	int failures;
+	bool suspended; /* its views are shown as retrying */
+} KappaSource;
+
+extern List *kappa_sources; /* of KappaSource */
+
+/* Put a view with an open applier to its source, or take it away. */
+extern void kappa_source_add_view(KappaServed *served);
+extern void kappa_source_remove_view(KappaServed *served);
+
+/* Free sources without views, and connections without sources. */
+extern void kappa_source_sweep(void);
+
+/*
+ * Do what is due but for the delivery: start, ask how the log stands, fetch.
+ * No message may be in hand when views were added.
+ */
+extern void kappa_source_serve(KappaSource *source, TimestampTz now);
+
+/* Serve client-wide errors of all connections. */
+extern void kappa_source_check_connections(TimestampTz now);
+
+/* Close connections whose server or user mapping has changed. */
+extern void kappa_source_reread_connections(void);
+
+/* Whether a delivery is due. */
+extern bool kappa_source_has_batch(KappaSource *source, TimestampTz now);
+
+/* Give the messages in hand back. */
+extern void kappa_source_release(KappaSource *source);
+
+/*
+ * Ask for the end offsets now, without waiting for a fetch that is under way.
+ * False if they could not be had.
+ */
+extern bool kappa_source_ask_ends_at_once(KappaSource *source);
+
+/* True if every partition has been read up to an EOF event and nothing is in hand. */
+extern bool kappa_source_at_end(KappaSource *source);
+
+/* Messages between a view's position and the end, by offsets. */
+extern int64 kappa_source_lag(KappaServed *served);
+
+/* Show how the views of a source are doing, and where. */
+extern void kappa_source_report(KappaSource *source, bool ends_are_fresh);
+
+/*
+ * The set to wait with: latch, postmaster, and the sockets of all connections;
+ * and what to do with the user data of a socket that is readable.
+ */
+extern struct WaitEventSet *kappa_source_wait_set(void);
+extern void kappa_source_note_readable(void *connection);
+
+/* The earliest of the source's times, or 0. */
+extern TimestampTz kappa_source_next_moment(KappaSource *source);
+
+/* The earlier of two moments, of which 0 is never. */
+static inline TimestampTz
+kappa_earlier(TimestampTz a, TimestampTz b)
+{
+	if (a == 0 || b == 0)
+		return Max(a, b);
+	return Min(a, b);
+}
+
+#endif /* KAPPA_SOURCE_H */

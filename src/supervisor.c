@@ -1,0 +1,814 @@
+/*-------------------------------------------------------------------------
+ *
+ * supervisor.c
+ *	  The process that decides, in one database, which worker serves which view
+ *
+ * Views that read one topic through the connection of one owner are a group:
+ * they are fetched for together.  Each group has a main worker, which serves
+ * those of its views that are at the end of the log.  Views that are far
+ * behind the others (new, resumed or failed ones, and the shadows of rebuilds)
+ * are given to another worker until they have caught up, so that they neither
+ * hold up the others nor read the log once each.
+ *
+ * The decision is written into shared memory as the wanted worker of each
+ * view; the workers act on it between two batches.  The supervisor does so
+ * whenever something has changed (a commit that concerns kappa, a worker's
+ * report) or a view's time to be tried again has come; otherwise it sleeps.
+ * It keeps nothing that a successor would not find: groups are in the catalog,
+ * assignments in shared memory.
+ *
+ * IDENTIFICATION
+ *	  src/supervisor.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "compat.h"
+#include "fdw_options.h"
+#include "kappa.h"
+#include "launcher.h"
+#include "shmem.h"
+#include "supervisor.h"
+
+/* Before another try when there was no slot for a background worker. */
+#define SLOT_DELAY_MS 1000
+
+/* A worker without a process that anybody knows of never attaches. */
+#define ATTACH_TIMEOUT_MS 60000
+
+/* A version of a view that should run, and its group. */
+typedef struct RunnableView
+{
+	Oid view;
+	int32 version;
+	int slot;
+	bool grouped; /* false: its foreign table could not be read */
+	Oid serverid;
+	Oid owner;
+	char *topic;
+} RunnableView;
+
+/* A view in the present round of decisions. */
+typedef struct Candidate
+{
+	RunnableView *runnable; /* NULL: should not run any more */
+	KappaViewPlace *place;
+	int64 position; /* sum of its next offsets; of views to be placed only */
+} Candidate;
+
+/* A worker that was started from here. */
+typedef struct StartedWorker
+{
+	KappaProcessId id;
+	BackgroundWorkerHandle *handle;
+} StartedWorker;
+
+static MemoryContext SupervisorContext;
+static MemoryContext RunnableContext; /* of what runnable points to */
+static MemoryContext RoundContext;    /* reset before each round */
+
+static List *runnable = NIL; /* of RunnableView */
+static List *started = NIL;  /* of StartedWorker */
+static bool views_missing_slot = false; /* said so in the log */
+
+/* The present round, in RoundContext. */
+static Candidate *candidates;
+static int ncandidates;
+static KappaWorkerStatus *workers;
+static int nworkers;
+static bool slot_missing; /* no worker can be started in this round */
+
+/* ---- what should run ---- */
+
+static Oid
+get_owner(Oid relid)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid owner = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		ReleaseSysCache(tuple);
+	}
+	return owner;
+}
+
+/*
+ * A view whose definition was dropped belongs to no topic.  It gets a worker
+ * all the same, which will find that out and stop it.
+ */
+static void
+find_group(RunnableView *view, KappaVersion *version)
+{
+	KappaTable *table;
+
+	view->owner = get_owner(version->view);
+	view->serverid = InvalidOid;
+	view->topic = "";
+	if (OidIsValid(version->source) && OidIsValid(version->definition))
+	{
+		table = kappa_options_get_table(version->source);
+		view->serverid = table->serverid;
+		view->topic = MemoryContextStrdup(RunnableContext, table->topic);
+	}
+	view->grouped = true;
+}
+
+/*
+ * Find the group of one view in a transaction of its own: one whose foreign
+ * table cannot be read must not keep the others from running.
+ */
+static void
+find_group_or_fail(RunnableView *view, KappaVersion *version)
+{
+	bool first;
+	ErrorData *error;
+
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		find_group(view, version);
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(RunnableContext);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		view->grouped = false;
+		first = kappa_shmem_view_suspend(view->slot, error->sqlerrcode, error->message, 0);
+		if (first)
+		{
+			StartTransactionCommand();
+			kappa_catalog_add_event(view->view, "failed", view->version,
+									unpack_sql_state(error->sqlerrcode), error->message);
+			CommitTransactionCommand();
+		}
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(RunnableContext);
+}
+
+static int
+find_slot(const KappaViewPlace *places, int n, Oid view, int32 version)
+{
+	for (int i = 0; i < n; i++)
+		if (places[i].view == view && places[i].version == version)
+			return places[i].slot;
+	return -1;
+}
+
+/* The slot of a view, made if there is none; -1 if there is no room. */
+static int
+get_slot(const KappaViewPlace *places, int n, KappaVersion *version)
+{
+	int slot = find_slot(places, n, version->view, version->version);
+
+	if (slot < 0)
+		slot = kappa_shmem_view_add(version->view, version->version);
+	if (slot < 0 && !views_missing_slot)
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("out of slots for views"),
+				 errhint("You might need to increase kappa.max_views.")));
+	views_missing_slot = slot < 0;
+	return slot;
+}
+
+/*
+ * Read from the catalog what should run.  False if the extension is gone.
+ */
+static bool
+load_runnable(void)
+{
+	KappaViewPlace *places;
+	List *versions = NIL;
+	ListCell *lc;
+	bool installed;
+	int n;
+
+	MemoryContextReset(RunnableContext);
+	runnable = NIL;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	installed = kappa_catalog_installed();
+	MemoryContextSwitchTo(RunnableContext);
+	if (installed)
+		versions = kappa_catalog_list_runnable();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(RunnableContext);
+	if (!installed)
+		return false;
+
+	n = kappa_shmem_get_places(&places);
+	foreach(lc, versions)
+	{
+		KappaVersion *version = lfirst(lc);
+		RunnableView *view = palloc0(sizeof(RunnableView));
+
+		view->view = version->view;
+		view->version = version->version;
+		view->slot = get_slot(places, n, version);
+		if (view->slot < 0)
+			continue;
+		find_group_or_fail(view, version);
+		runnable = lappend(runnable, view);
+	}
+	return true;
+}
+
+/* ---- the workers ---- */
+
+static KappaWorkerStatus *
+get_worker(int slot)
+{
+	for (int i = 0; i < nworkers; i++)
+		if (workers[i].id.slot == slot)
+			return &workers[i];
+	return NULL;
+}
+
+static bool
+same_group(const RunnableView *a, const RunnableView *b)
+{
+	return a->grouped && b->grouped && a->serverid == b->serverid &&
+		a->owner == b->owner && strcmp(a->topic, b->topic) == 0;
+}
+
+/* Whether a worker serves, or is to serve, views of a group. */
+static bool
+serves_group(int worker, const RunnableView *view)
+{
+	for (int i = 0; i < ncandidates; i++)
+		if (candidates[i].runnable != NULL && candidates[i].place->wanted == worker &&
+			same_group(candidates[i].runnable, view))
+			return true;
+	return false;
+}
+
+/* The slot of the main worker of a group; -1 if it has none. */
+static int
+find_main_worker(const RunnableView *view)
+{
+	for (int i = 0; i < nworkers; i++)
+		if (!workers[i].catchup && !workers[i].stop &&
+			serves_group(workers[i].id.slot, view))
+			return workers[i].id.slot;
+	return -1;
+}
+
+/* The number of groups that a worker serves. */
+static int
+count_groups(int worker)
+{
+	int n = 0;
+
+	for (int i = 0; i < ncandidates; i++)
+	{
+		bool counted = false;
+
+		if (candidates[i].runnable == NULL || candidates[i].place->wanted != worker)
+			continue;
+		for (int j = 0; j < i && !counted; j++)
+			counted = candidates[j].runnable != NULL &&
+				candidates[j].place->wanted == worker &&
+				same_group(candidates[i].runnable, candidates[j].runnable);
+		n += !counted;
+	}
+	return n;
+}
+
+static int
+count_workers(bool main_only)
+{
+	int n = 0;
+
+	for (int i = 0; i < nworkers; i++)
+		n += !workers[i].stop && !(main_only && workers[i].catchup);
+	return n;
+}
+
+/* The least busy worker of a kind that does not serve the group yet; -1 if there is none. */
+static int
+find_least_busy(bool catchup, const RunnableView *view)
+{
+	int best = -1;
+	int best_groups = 0;
+
+	for (int i = 0; i < nworkers; i++)
+	{
+		int slot = workers[i].id.slot;
+		int groups;
+
+		if (workers[i].stop || workers[i].catchup != catchup || serves_group(slot, view))
+			continue;
+		groups = count_groups(slot);
+		if (best < 0 || groups < best_groups)
+		{
+			best = slot;
+			best_groups = groups;
+		}
+	}
+	return best;
+}
+
+/* How many workers may serve views that are not behind. */
+static int
+max_main_workers(void)
+{
+	return Max(kappa_max_workers - 1, 1);
+}
+
+static bool
+register_worker(const RunnableView *view, const KappaProcessId *id)
+{
+	BackgroundWorker worker = {
+		.bgw_type = "kappa worker",
+		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
+		.bgw_start_time = BgWorkerStart_RecoveryFinished,
+		.bgw_restart_time = BGW_NEVER_RESTART,
+		.bgw_library_name = "kappa",
+		.bgw_function_name = "kappa_worker_main",
+		.bgw_notify_pid = MyProcPid,
+	};
+	StartedWorker *entry;
+	BackgroundWorkerHandle *handle;
+	MemoryContext old;
+
+	snprintf(worker.bgw_name, BGW_MAXLEN, "kappa worker: topic %s", view->topic);
+	memcpy(worker.bgw_extra, id, sizeof(*id));
+	old = MemoryContextSwitchTo(SupervisorContext);
+	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+	{
+		MemoryContextSwitchTo(old);
+		return false;
+	}
+	entry = palloc(sizeof(StartedWorker));
+	entry->id = *id;
+	entry->handle = handle;
+	started = lappend(started, entry);
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/* Start a worker for a group; -1 if there is no slot for its process. */
+static int
+start_worker(const RunnableView *view, bool catchup)
+{
+	KappaProcessId id;
+
+	if (slot_missing || !kappa_shmem_worker_reserve(catchup, &id))
+	{
+		slot_missing = true;
+		return -1;
+	}
+	if (!register_worker(view, &id))
+	{
+		kappa_shmem_worker_free(&id);
+		slot_missing = true;
+		return -1;
+	}
+
+	workers = repalloc(workers, (nworkers + 1) * sizeof(KappaWorkerStatus));
+	memset(&workers[nworkers], 0, sizeof(KappaWorkerStatus));
+	workers[nworkers].id = id;
+	workers[nworkers].catchup = catchup;
+	nworkers++;
+	return id.slot;
+}
+
+/*
+ * Free the slots of workers whose process never came.  Those that came free
+ * their slots themselves.  Returns true if one has failed to start.
+ */
+static bool
+collect_workers(void)
+{
+	KappaWorkerStatus *statuses;
+	ListCell *lc;
+	bool failed = false;
+	TimestampTz now = GetCurrentTimestamp();
+	int n = kappa_shmem_get_workers(&statuses);
+
+	for (int i = 0; i < n; i++)
+	{
+		StartedWorker *mine = NULL;
+		pid_t pid;
+
+		if (statuses[i].pid != 0)
+			continue;
+		foreach(lc, started)
+			if (((StartedWorker *) lfirst(lc))->id.slot == statuses[i].id.slot &&
+				((StartedWorker *) lfirst(lc))->id.generation == statuses[i].id.generation)
+				mine = lfirst(lc);
+		if (mine != NULL
+				? GetBackgroundWorkerPid(mine->handle, &pid) != BGWH_STOPPED
+				: !TimestampDifferenceExceeds(statuses[i].started_at, now, ATTACH_TIMEOUT_MS))
+			continue;
+		kappa_shmem_worker_free(&statuses[i].id);
+		failed = true;
+	}
+
+	foreach(lc, started)
+	{
+		StartedWorker *entry = lfirst(lc);
+		pid_t pid;
+
+		if (GetBackgroundWorkerPid(entry->handle, &pid) != BGWH_STOPPED)
+			continue;
+		started = foreach_delete_current(started, lc);
+		pfree(entry->handle);
+		pfree(entry);
+	}
+	return failed;
+}
+
+/* ---- placing views ---- */
+
+static void
+assign(Candidate *candidate, int worker)
+{
+	kappa_shmem_view_assign(candidate->place->slot, worker);
+	candidate->place->wanted = worker;
+}
+
+/*
+ * A worker that serves the group's views at the end of the log.  -1: there is
+ * none, see slot_missing for the reason.
+ */
+static int
+get_main_worker(const RunnableView *view)
+{
+	int worker = find_main_worker(view);
+
+	if (worker < 0 && count_workers(true) < max_main_workers() &&
+		count_workers(false) < kappa_max_workers)
+		return start_worker(view, false);
+	if (worker < 0)
+		worker = find_least_busy(false, view);
+	if (worker < 0)
+		worker = find_least_busy(true, view);
+	return worker;
+}
+
+/* Likewise a worker that serves views of the group that are behind. */
+static int
+get_catchup_worker(const RunnableView *view)
+{
+	if (kappa_max_workers == 1)
+		return get_main_worker(view);
+	if (count_workers(false) < kappa_max_workers)
+		return start_worker(view, true);
+	return find_least_busy(true, view);
+}
+
+/*
+ * A view has caught up in its own worker: it joins the others.  The first of a
+ * group to do so turns its worker into the main one, if there may be one more.
+ */
+static void
+join_main_worker(Candidate *candidate)
+{
+	KappaViewPlace *place = candidate->place;
+	KappaWorkerStatus *worker = get_worker(place->owner);
+	int target;
+
+	if (candidate->runnable == NULL || !candidate->runnable->grouped ||
+		!place->caught_up || worker == NULL || !worker->catchup ||
+		place->wanted != place->owner)
+		return;
+
+	target = find_main_worker(candidate->runnable);
+	if (target < 0 && count_workers(true) < max_main_workers())
+	{
+		kappa_shmem_worker_set_catchup(place->owner, false);
+		worker->catchup = false;
+		return;
+	}
+	if (target < 0)
+		target = find_least_busy(false, candidate->runnable);
+	if (target >= 0)
+		assign(candidate, target);
+}
+
+static bool
+is_due(Candidate *candidate, TimestampTz now)
+{
+	KappaViewPlace *place = candidate->place;
+
+	return candidate->runnable != NULL && candidate->runnable->grouped &&
+		place->owner < 0 && place->wanted < 0 && place->retry_at <= now;
+}
+
+static int64
+get_position(Candidate *candidate)
+{
+	KappaPosition *position = kappa_catalog_get_position(candidate->place->view,
+														 candidate->place->version);
+	int64 sum = 0;
+
+	for (int p = 0; position != NULL && p < position->npartitions; p++)
+		sum += Max(position->next_offset[p], 0);
+	return sum;
+}
+
+/*
+ * Read the positions of all views of a group, into the candidates.  They are
+ * as of now for those that nobody serves, and close enough for the others.
+ */
+static void
+read_positions(const RunnableView *view)
+{
+	StartTransactionCommand();
+	for (int i = 0; i < ncandidates; i++)
+		if (candidates[i].runnable != NULL && same_group(candidates[i].runnable, view))
+			candidates[i].position = get_position(&candidates[i]);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(RoundContext);
+}
+
+static void
+postpone(Candidate *candidate, TimestampTz now)
+{
+	if (slot_missing)
+		kappa_shmem_view_postpone(candidate->place->slot,
+								  "waiting for a background worker slot; max_worker_processes may be too small",
+								  TimestampTzPlusMilliseconds(now, SLOT_DELAY_MS));
+	else
+		kappa_shmem_view_postpone(candidate->place->slot,
+								  "waiting for a worker (kappa.max_workers)", 0);
+}
+
+/* The position of a group's main worker; -1 if it has none. */
+static int64
+get_main_position(const RunnableView *view)
+{
+	int worker = find_main_worker(view);
+	int64 result = -1;
+
+	for (int i = 0; i < ncandidates && worker >= 0; i++)
+		if (candidates[i].runnable != NULL && candidates[i].place->wanted == worker &&
+			same_group(candidates[i].runnable, view))
+			result = Max(result, candidates[i].position);
+	return result;
+}
+
+static int
+compare_candidates(const ListCell *a, const ListCell *b)
+{
+	const Candidate *first = lfirst(a);
+	const Candidate *second = lfirst(b);
+
+	/* Those that failed last; then those that are furthest first. */
+	if (first->place->failing != second->place->failing)
+		return first->place->failing ? 1 : -1;
+	if (first->position != second->position)
+		return first->position > second->position ? -1 : 1;
+	return 0;
+}
+
+/*
+ * Give workers to the views of one group that have none.  Those that stand
+ * close together stay together, and the first lot is the main worker's if that
+ * stands there, too, or does not exist yet.
+ */
+static void
+place_group(List *due, TimestampTz now)
+{
+	Candidate *previous = NULL;
+	ListCell *lc;
+	int worker = -1;
+
+	read_positions(((Candidate *) linitial(due))->runnable);
+	list_sort(due, compare_candidates);
+	foreach(lc, due)
+	{
+		Candidate *candidate = lfirst(lc);
+		RunnableView *view = candidate->runnable;
+		int64 main_position = get_main_position(view);
+		bool close = main_position < 0 ||
+			candidate->position >= main_position - kappa_batch_rows;
+
+		if (previous != NULL && worker >= 0 &&
+			previous->place->failing == candidate->place->failing &&
+			previous->position - candidate->position <= kappa_batch_rows)
+			 /* goes where the previous one went */ ;
+		else if (close && !candidate->place->failing)
+			worker = get_main_worker(view);
+		else
+			worker = get_catchup_worker(view);
+
+		if (worker >= 0)
+			assign(candidate, worker);
+		else
+			postpone(candidate, now);
+		previous = candidate;
+	}
+}
+
+/* Give workers to all views that have none and whose time has come. */
+static void
+place_views(TimestampTz now)
+{
+	for (int i = 0; i < ncandidates; i++)
+	{
+		List *due = NIL;
+		bool done = false;
+
+		if (!is_due(&candidates[i], now))
+			continue;
+		for (int j = 0; j < i && !done; j++)
+			done = is_due(&candidates[j], now) &&
+				same_group(candidates[i].runnable, candidates[j].runnable);
+		if (done)
+			continue;
+		for (int j = i; j < ncandidates; j++)
+			if (is_due(&candidates[j], now) &&
+				same_group(candidates[i].runnable, candidates[j].runnable))
+				due = lappend(due, &candidates[j]);
+		place_group(due, now);
+	}
+}
+
+static RunnableView *
+find_runnable(int slot)
+{
+	ListCell *lc;
+
+	foreach(lc, runnable)
+		if (((RunnableView *) lfirst(lc))->slot == slot)
+			return lfirst(lc);
+	return NULL;
+}
+
+static void
+load_candidates(void)
+{
+	KappaViewPlace *places;
+
+	ncandidates = kappa_shmem_get_places(&places);
+	nworkers = kappa_shmem_get_workers(&workers);
+	candidates = palloc0(Max(ncandidates, 1) * sizeof(Candidate));
+	for (int i = 0; i < ncandidates; i++)
+	{
+		candidates[i].place = &places[i];
+		candidates[i].runnable = find_runnable(places[i].slot);
+		if (candidates[i].runnable == NULL)
+			(void) kappa_shmem_view_remove(places[i].slot);
+	}
+}
+
+/*
+ * When to look again if nothing happens: when the first view is due.  One that
+ * was left without a worker for want of kappa.max_workers is not waited for:
+ * whoever goes, wakes us.
+ */
+static TimestampTz
+next_moment(TimestampTz now)
+{
+	TimestampTz next = 0;
+	KappaViewPlace *places;
+	int n = kappa_shmem_get_places(&places);
+
+	for (int i = 0; i < n; i++)
+	{
+		KappaViewPlace *place = &places[i];
+
+		if (place->owner < 0 && place->wanted < 0 && place->retry_at > now &&
+			(next == 0 || place->retry_at < next))
+			next = place->retry_at;
+	}
+	return next;
+}
+
+/* A view whose foreign table could not be read is due: read it again. */
+static bool
+must_reload(TimestampTz now)
+{
+	KappaViewPlace *places;
+	int n = kappa_shmem_get_places(&places);
+
+	for (int i = 0; i < n; i++)
+	{
+		RunnableView *view = find_runnable(places[i].slot);
+
+		if (view != NULL && !view->grouped && places[i].owner < 0 &&
+			places[i].retry_at <= now)
+			return true;
+	}
+	return false;
+}
+
+/* One round of decisions; returns when the next is due, or 0. */
+static TimestampTz
+decide(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	slot_missing = collect_workers();
+	load_candidates();
+	for (int i = 0; i < ncandidates; i++)
+		join_main_worker(&candidates[i]);
+	place_views(now);
+	return next_moment(now);
+}
+
+/* ---- the process ---- */
+
+/*
+ * The extension is gone.  Its workers have nothing to do any more; what they
+ * may be doing fails by itself.
+ */
+static void
+retire(uint32 wait_event)
+{
+	KappaWorkerStatus *statuses;
+
+	runnable = NIL;
+	kappa_shmem_stop_workers();
+	for (;;)
+	{
+		MemoryContextReset(RoundContext);
+		(void) collect_workers();
+		load_candidates();
+		if (kappa_shmem_get_workers(&statuses) == 0)
+			break;
+		kappa_launcher_sleep(0, wait_event);
+	}
+	kappa_shmem_database_report(KAPPA_DATABASE_ABSENT);
+	proc_exit(0);
+}
+
+static void
+init_supervisor(void)
+{
+	KappaProcessId id;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	memcpy(&id, MyBgworkerEntry->bgw_extra, sizeof(id));
+	if (!kappa_shmem_attach_supervisor(&id))
+		proc_exit(0);
+	BackgroundWorkerInitializeConnectionByOid(id.dbid, InvalidOid, 0);
+	SetConfigOption("search_path", "pg_catalog", PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("application_name", "kappa supervisor", PGC_USERSET, PGC_S_SESSION);
+
+	SupervisorContext = AllocSetContextCreate(TopMemoryContext, "kappa supervisor",
+											  ALLOCSET_DEFAULT_SIZES);
+	RunnableContext = AllocSetContextCreate(SupervisorContext, "kappa runnable views",
+											ALLOCSET_DEFAULT_SIZES);
+	RoundContext = AllocSetContextCreate(SupervisorContext, "kappa supervisor round",
+										 ALLOCSET_DEFAULT_SIZES);
+}
+
+void
+kappa_supervisor_main(Datum arg)
+{
+	uint32 wait_event;
+	bool serving = false;
+
+	init_supervisor();
+	wait_event = WaitEventExtensionNew("KappaSupervisorMain");
+	for (;;)
+	{
+		TimestampTz next;
+
+		if (kappa_shmem_stopping())
+			proc_exit(0);
+		MemoryContextReset(RoundContext);
+		MemoryContextSwitchTo(RoundContext);
+		(void) kappa_shmem_take_attention();
+		if (!serving || kappa_shmem_take_reload() || must_reload(GetCurrentTimestamp()))
+		{
+			if (!load_runnable())
+				retire(wait_event);
+			MemoryContextSwitchTo(RoundContext);
+			if (!serving)
+				kappa_shmem_database_report(KAPPA_DATABASE_SERVING);
+			serving = true;
+		}
+		next = decide();
+		pgstat_report_activity(STATE_IDLE, NULL);
+		kappa_launcher_sleep(next, wait_event);
+	}
+}

@@ -1,0 +1,103 @@
+/*-------------------------------------------------------------------------
+ *
+ * view_analyze.h
+ *	  Is this query one that kappa can keep equal, and what is its shape?
+ *
+ * IDENTIFICATION
+ *	  src/view_analyze.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_VIEW_ANALYZE_H
+#define KAPPA_VIEW_ANALYZE_H
+
+#include "nodes/bitmapset.h"
+#include "nodes/parsenodes.h"
+
+/*
+ * The shape of a query is a small tree: a scan of one topic (with its
+ * lookups, lateral functions and WHERE, which the delta runs as they stand)
+ * below at most one node that keeps something per key.
+ */
+typedef enum KappaNodeKind
+{
+	KAPPA_NODE_SCAN,      /* rows of an event topic, or the latest row per key of a changelog */
+	KAPPA_NODE_LATEST,    /* the first row per key in some order (DISTINCT ON) */
+	KAPPA_NODE_AGGREGATE, /* one row per group */
+} KappaNodeKind;
+
+typedef enum KappaOutputRole
+{
+	KAPPA_OUTPUT_KEY,       /* part of what identifies a row */
+	KAPPA_OUTPUT_VALUE,     /* replaced when its row is */
+	KAPPA_OUTPUT_AGGREGATE, /* a state that is its own value: combined with combine_fn */
+	KAPPA_OUTPUT_CONSTANT,  /* the same in all rows */
+} KappaOutputRole;
+
+/* One output column of the query, in its order. */
+typedef struct KappaOutput
+{
+	AttrNumber resno; /* from 1; also the attribute number in the view's table */
+	char *name;
+	Oid type;
+	int32 typmod;
+	Oid collation;
+	KappaOutputRole role;
+	Oid combine_fn;      /* two arguments of the column's type; InvalidOid unless AGGREGATE */
+	bool combine_strict; /* a NULL state is an empty one: kappa handles it around the function */
+} KappaOutput;
+
+/* One sort key of a LATEST node beyond the DISTINCT ON columns. */
+typedef struct KappaOrder
+{
+	AttrNumber resno;     /* target entry (may be a junk one) */
+	AttrNumber output;    /* the output column that carries it; 0: only the companion can */
+	Oid type;
+	int32 typmod;
+	Oid collation;
+	Oid sort_operator; /* "less than" of the wanted direction */
+	bool nulls_first;
+} KappaOrder;
+
+typedef struct KappaNode
+{
+	KappaNodeKind kind;
+	struct KappaNode *child; /* NULL for a scan */
+
+	/* SCAN */
+	Oid source;          /* the foreign table */
+	Index source_rti;    /* its place in the query's range table */
+	bool changelog;
+	Bitmapset *columns;  /* attribute numbers of source that the query reads, and key columns of a changelog */
+	List *lookups;       /* OIDs of ordinary tables */
+
+	/* LATEST */
+	List *order; /* of KappaOrder, outermost first; without the tie-breaking (partition, offset) */
+	AttrNumber partition_output; /* the output columns that carry a message's place; 0: none does */
+	AttrNumber offset_output;
+} KappaNode;
+
+typedef struct KappaShape
+{
+	KappaNode *root;
+	KappaNode *scan;     /* the leaf */
+	const char *kind;    /* "append", "latest", "aggregate": a name for people */
+	List *outputs;       /* of KappaOutput */
+	List *key;           /* resnos (int list) that identify a row; NIL for append and for an aggregate without GROUP BY */
+	bool key_not_null;   /* all key columns are known not to be NULL (changelog keys) */
+	bool needs_companion;
+	char *inexact;       /* why the equality is not exact (lookups, float sums), or NULL */
+} KappaShape;
+
+/*
+ * Analyse a query.  query is a parse-analysed, not rewritten SELECT, or a
+ * view's rule tree; it is not changed.  source_text is what error positions
+ * refer to, or NULL when the query does not come from a text (a worker reading
+ * the definition).  warn: emit the warnings meant for the author.
+ *
+ * Throws 0A000 for what cannot be kept, naming the construct, with a position
+ * and a hint; 42P17/42809 for misuse (no topic in the query, ...).
+ */
+extern KappaShape *kappa_analyze_query(Query *query, const char *source_text, bool warn);
+
+#endif /* KAPPA_VIEW_ANALYZE_H */

@@ -1,0 +1,504 @@
+/*-------------------------------------------------------------------------
+ *
+ * view_commands.c
+ *	  SQL functions that make, change and drop views
+ *
+ * A view is made in the caller's transaction: table, companion, definition,
+ * rows in kappa's tables.  The processes that fill it learn of it when the
+ * transaction commits.
+ *
+ * IDENTIFICATION
+ *	  src/view_commands.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
+#include "utils/timestamp.h"
+#include "utils/varlena.h"
+
+#include "apply.h"
+#include "catalog.h"
+#include "compat.h"
+#include "definition.h"
+#include "guard.h"
+#include "kafka_admin.h"
+#include "kappa.h"
+#include "shmem.h"
+#include "view_commands.h"
+
+PG_FUNCTION_INFO_V1(kappa_sql_create_view);
+PG_FUNCTION_INFO_V1(kappa_sql_drop_view);
+PG_FUNCTION_INFO_V1(kappa_sql_pause_view);
+PG_FUNCTION_INFO_V1(kappa_sql_resume_view);
+PG_FUNCTION_INFO_V1(kappa_sql_seek_view);
+PG_FUNCTION_INFO_V1(kappa_sql_explain);
+
+/* ---- checks ---- */
+
+static void
+require_preload(void)
+{
+	if (!kappa_shmem_available())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("kappa is not loaded by the server"),
+				 errhint("Add this line to postgresql.conf and restart the server: shared_preload_libraries = 'kappa'")));
+}
+
+KappaView *
+kappa_view_require_owned(Oid relid)
+{
+	KappaView *view;
+
+	if (get_rel_name(relid) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(relid));
+	view = kappa_catalog_get_view(relid);
+	if (view == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a view of kappa", get_rel_name(relid)),
+				 errhint("Views of kappa are made with kappa.create_view() and listed in kappa.views.")));
+	return view;
+}
+
+/* ---- where a view starts ---- */
+
+/*
+ * Offsets to start from.  The beginning is symbolic (no partition is known),
+ * so that messages removed from the log before the first batch do not matter.
+ * Everything else is resolved here and now: a message that is written after
+ * create_view(start => 'latest') must be in the view.
+ */
+static int64 *
+resolve_start(const KappaTable *table, const char *start, int *npartitions)
+{
+	KafkaClient *client;
+	KafkaTopic *topic;
+	int64 *offsets;
+	TimestampTz timestamp = 0;
+	bool latest = pg_strcasecmp(start, "latest") == 0;
+
+	*npartitions = 0;
+	if (pg_strcasecmp(start, "earliest") == 0)
+		return NULL;
+
+	if (!latest)
+		timestamp = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in,
+															CStringGetDatum(start),
+															ObjectIdGetDatum(InvalidOid),
+															Int32GetDatum(-1)));
+	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, GetUserId()), false);
+	topic = kappa_kafka_topic(client, table->topic);
+	*npartitions = kappa_kafka_partition_count(topic);
+	offsets = palloc(Max(*npartitions, 1) * sizeof(int64));
+	if (latest)
+		kappa_kafka_watermarks(topic, *npartitions, NULL, offsets);
+	else
+		kappa_kafka_offsets_for_time(topic, *npartitions,
+									 (timestamp + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY) / 1000,
+									 offsets);
+	kappa_kafka_close(client);
+	return offsets;
+}
+
+static Datum
+make_offsets(const int64 *offsets, int n)
+{
+	Datum *elements = palloc(Max(n, 1) * sizeof(Datum));
+
+	for (int i = 0; i < n; i++)
+		elements[i] = Int64GetDatum(offsets[i]);
+	return PointerGetDatum(construct_array(elements, n, INT8OID, sizeof(int64),
+										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/* ---- making versions ---- */
+
+void
+kappa_view_insert_version(const KappaVersion *version, Datum settings,
+						  const char *topic, const int64 *start, int npartitions)
+{
+	KappaCatalogScope scope;
+	Oid types[] = {OIDOID, INT4OID, OIDOID, OIDOID, OIDOID, OIDOID, TEXTOID,
+				   TEXTARRAYOID, TEXTOID, INT8ARRAYOID};
+	Datum values[10];
+	char nulls[10] = "          ";
+
+	if (!OidIsValid(version->companion))
+		nulls[5] = 'n';
+	values[0] = ObjectIdGetDatum(version->view);
+	values[1] = Int32GetDatum(version->version);
+	values[2] = ObjectIdGetDatum(version->definition);
+	values[3] = ObjectIdGetDatum(version->source);
+	values[4] = ObjectIdGetDatum(version->target);
+	values[5] = ObjectIdGetDatum(version->companion);
+	values[6] = CStringGetTextDatum(version->fingerprint);
+	values[7] = settings;
+	values[8] = CStringGetTextDatum(topic);
+	values[9] = make_offsets(start, npartitions);
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args("WITH v AS (INSERT INTO kappa.view_version"
+							  " (view, version, definition, source, target, companion, fingerprint, settings)"
+							  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8))"
+							  " INSERT INTO kappa.position VALUES ($1, $2, $9, $10, $10)",
+							  10, types, values, nulls, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not insert a version");
+	kappa_catalog_leave(&scope);
+}
+
+static void
+insert_view(Oid view, const KappaShape *shape)
+{
+	KappaCatalogScope scope;
+	Oid types[] = {OIDOID, TEXTOID, TEXTOID, INT8OID, OIDOID};
+	Datum values[5];
+	char nulls[] = {' ', ' ', shape->inexact == NULL ? 'n' : ' ', ' ', ' '};
+
+	values[0] = ObjectIdGetDatum(view);
+	values[1] = CStringGetTextDatum(shape->kind);
+	values[2] = shape->inexact == NULL ? (Datum) 0 : CStringGetTextDatum(shape->inexact);
+	values[3] = Int64GetDatum((int64) GetSystemIdentifier());
+	values[4] = ObjectIdGetDatum(MyDatabaseId);
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args("INSERT INTO kappa.view"
+							  " (view, kind, version, state, inexact, system_identifier, database)"
+							  " VALUES ($1, $2, 1, 'running', $3, $4, $5)",
+							  5, types, values, nulls, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not insert a view");
+	kappa_catalog_leave(&scope);
+}
+
+/* Create the table of a view, with its guard, as the current user. */
+static Oid
+create_table(const KappaShape *shape, RangeVar *name)
+{
+	Oid namespace = RangeVarGetCreationNamespace(name);
+	char *qualified = quote_qualified_identifier(get_namespace_name(namespace), name->relname);
+
+	if (isTempNamespace(namespace))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a view of kappa cannot be temporary")));
+	kappa_definition_run_ddl(kappa_plan_table_ddl(shape, qualified));
+	kappa_definition_run_ddl(list_make1(psprintf("CREATE TRIGGER kappa_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION kappa.guard()",
+												 qualified)));
+	return get_relname_relid(name->relname, namespace);
+}
+
+/* The rows that are there before any message. */
+static void
+insert_birth_rows(Oid definition, const KappaShape *shape, Oid target)
+{
+	char *birth = kappa_plan_birth(kappa_definition_get_query(definition), shape, target);
+
+	if (birth == NULL)
+		return;
+	kappa_guard_permit(target);
+	kappa_definition_run_ddl(list_make1(birth));
+	kappa_guard_permit(InvalidOid);
+}
+
+KappaVersion *
+kappa_view_create_version(const char *query_text, const KappaShape *shape,
+						  Oid view, Oid target, int32 number)
+{
+	KappaVersion *version = palloc0(sizeof(KappaVersion));
+	Oid namespace = get_rel_namespace(view);
+	char *name = get_rel_name(view);
+
+	version->view = view;
+	version->version = number;
+	version->source = shape->scan->source;
+	version->target = target;
+	version->definition = kappa_definition_create(query_text, namespace, name, number);
+	kappa_definition_depend(version->definition, view);
+	if (shape->needs_companion)
+	{
+		version->companion =
+			kappa_definition_create_state_table(kappa_plan_companion_ddl, shape, namespace,
+												name, psprintf("v%d_state", number));
+		kappa_definition_depend(version->companion, view);
+	}
+	version->fingerprint =
+		kappa_options_fingerprint(kappa_options_get_table(version->source),
+								  shape->scan->columns);
+	insert_birth_rows(version->definition, shape, target);
+	return version;
+}
+
+Datum
+kappa_sql_create_view(PG_FUNCTION_ARGS)
+{
+	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char *query_text = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char *start = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	Datum settings = kappa_definition_pin_settings();
+	RangeVar *range_var;
+	Query *query;
+	KappaShape *shape;
+	KappaTable *table;
+	KappaVersion *version;
+	int64 *offsets;
+	int npartitions;
+	Oid view;
+
+	require_preload();
+	range_var = makeRangeVarFromNameList(stringToQualifiedNameList(name));
+	query = kappa_definition_parse(query_text);
+	shape = kappa_analyze_query(query, query_text, true);
+	ExecCheckQueryPermissions(query);
+	table = kappa_options_get_table(shape->scan->source);
+	offsets = resolve_start(table, start, &npartitions);
+
+	view = create_table(shape, range_var);
+	insert_view(view, shape);
+	version = kappa_view_create_version(query_text, shape, view, view, 1);
+	kappa_view_insert_version(version, settings, table->topic, offsets, npartitions);
+	kappa_catalog_add_event(view, "created", 1, NULL, NULL);
+	kappa_shmem_wake_at_commit();
+	PG_RETURN_OID(view);
+}
+
+/* ---- dropping, pausing, resuming ---- */
+
+Datum
+kappa_sql_drop_view(PG_FUNCTION_ARGS)
+{
+	Oid relid = PG_GETARG_OID(0);
+
+	(void) kappa_view_require_owned(relid);
+	kappa_definition_run_ddl(list_make1(psprintf("DROP TABLE %s",
+												 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+																			get_rel_name(relid)))));
+	PG_RETURN_VOID();
+}
+
+Datum
+kappa_sql_pause_view(PG_FUNCTION_ARGS)
+{
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+
+	if (view->state == KAPPA_VIEW_STOPPED)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("view \"%s\" is stopped", get_rel_name(view->view)),
+				 errdetail("%s", view->reason == NULL ? "" : view->reason)));
+	kappa_catalog_set_state(view->view, KAPPA_VIEW_PAUSED, "paused by a user", "paused");
+	kappa_shmem_wake_at_commit();
+	PG_RETURN_VOID();
+}
+
+/*
+ * Check all that a worker would stumble over: the definition, the foreign
+ * table's meaning, the table and its companion, and the log.
+ */
+static void
+check_resumable(const KappaView *view)
+{
+	KappaVersion *version = kappa_catalog_get_version(view->view, view->version);
+	KappaApplier *applier;
+	KafkaClient *client;
+	KafkaTopic *topic;
+	int64 *begin;
+	int64 *end;
+	int n;
+
+	if (version == NULL)
+		elog(ERROR, "view \"%s\" has no version %d", get_rel_name(view->view), view->version);
+	if (version->companion != InvalidOid && get_rel_name(version->companion) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("state of view \"%s\" is missing", get_rel_name(view->view)),
+				 errhint("Rebuild the view with kappa.rebuild().")));
+	applier = kappa_apply_open(view->view, view->version);
+	client = kappa_kafka_open(kappa_options_get_connection(applier->serverid, applier->owner), false);
+	topic = kappa_kafka_topic(client, applier->topic);
+	n = kappa_kafka_partition_count(topic);
+	begin = palloc(Max(n, 1) * sizeof(int64));
+	end = palloc(Max(n, 1) * sizeof(int64));
+	kappa_kafka_watermarks(topic, n, begin, end);
+	kappa_apply_set_log(applier, n, begin, end);
+	kappa_kafka_close(client);
+	kappa_apply_close(applier);
+}
+
+/* A dump carries no dependencies of ours, and other identifiers. */
+static void
+adopt_restored(const KappaView *view)
+{
+	KappaVersion *version = kappa_catalog_get_version(view->view, view->version);
+	KappaCatalogScope scope;
+	Oid types[] = {OIDOID, INT8OID, OIDOID};
+	Datum values[3];
+
+	kappa_definition_depend(version->definition, view->view);
+	if (OidIsValid(version->companion))
+		kappa_definition_depend(version->companion, view->view);
+	values[0] = ObjectIdGetDatum(view->view);
+	values[1] = Int64GetDatum((int64) GetSystemIdentifier());
+	values[2] = ObjectIdGetDatum(MyDatabaseId);
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args("UPDATE kappa.view SET system_identifier = $2, database = $3"
+							  " WHERE view = $1",
+							  3, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not adopt a restored view");
+	kappa_catalog_leave(&scope);
+}
+
+Datum
+kappa_sql_resume_view(PG_FUNCTION_ARGS)
+{
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+
+	require_preload();
+	if (view->state == KAPPA_VIEW_RUNNING && !view->restored)
+		PG_RETURN_VOID();
+
+	check_resumable(view);
+	if (view->restored)
+		adopt_restored(view);
+	kappa_catalog_set_state(view->view, KAPPA_VIEW_RUNNING, NULL, "resumed");
+	kappa_shmem_wake_at_commit();
+	PG_RETURN_VOID();
+}
+
+/* ---- seeking ---- */
+
+static void
+store_seek(const KappaView *view, const KappaPosition *position, int32 part, int64 target)
+{
+	int n = Max(position->npartitions, part + 1);
+	int64 *start = palloc(n * sizeof(int64));
+	int64 *next = palloc(n * sizeof(int64));
+	KappaCatalogScope scope;
+	Oid types[] = {OIDOID, INT4OID, TEXTOID, INT4OID, INT8OID, INT8OID};
+	Datum values[6];
+
+	for (int i = 0; i < n; i++)
+	{
+		start[i] = i < position->npartitions ? position->start_offset[i] : -1;
+		next[i] = i < position->npartitions ? position->next_offset[i] : -1;
+	}
+	values[4] = Int64GetDatum(Max(next[part], 0));
+	next[part] = target;
+	if (start[part] < 0)
+		start[part] = target;
+	kappa_catalog_store_position(view->view, view->version, position->topic, n, start,
+								 position->next_offset, position->npartitions, next);
+
+	values[0] = ObjectIdGetDatum(view->view);
+	values[1] = Int32GetDatum(view->version);
+	values[2] = CStringGetTextDatum(position->topic);
+	values[3] = Int32GetDatum(part);
+	values[5] = Int64GetDatum(target);
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args("INSERT INTO kappa.gap (view, version, topic, part, from_offset, to_offset)"
+							  " VALUES ($1, $2, $3, $4, $5, $6)",
+							  6, types, values, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not record a gap");
+	kappa_catalog_leave(&scope);
+}
+
+Datum
+kappa_sql_seek_view(PG_FUNCTION_ARGS)
+{
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+	char *topic = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	int32 part = PG_GETARG_INT32(2);
+	int64 target = PG_GETARG_INT64(3);
+	KappaPosition *position = kappa_catalog_get_position(view->view, view->version);
+	int64 present;
+
+	if (strcmp(topic, position->topic) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("view \"%s\" does not read topic \"%s\"",
+						get_rel_name(view->view), topic),
+				 errdetail("It reads topic \"%s\".", position->topic)));
+	if (part < 0 || (position->npartitions > 0 && part >= position->npartitions) ||
+		part > KAPPA_TID_MAX_PARTITION)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("view \"%s\" does not read partition %d", get_rel_name(view->view), part),
+				 errdetail("Its topic has partitions 0 to %d.", position->npartitions - 1)));
+	present = part < position->npartitions ? position->next_offset[part] : -1;
+	if (target <= present || target < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a view can only be sought forward"),
+				 errdetail("The next offset of partition %d is " INT64_FORMAT ".", part, present),
+				 errhint("To read messages again, rebuild the view with kappa.rebuild().")));
+
+	store_seek(view, position, part, target);
+	kappa_catalog_add_event(view->view, "sought", 0, NULL,
+							psprintf("partition %d: offset " INT64_FORMAT " to " INT64_FORMAT,
+									 part, present, target));
+	kappa_shmem_wake_at_commit();
+	PG_RETURN_VOID();
+}
+
+/* ---- explaining ---- */
+
+Datum
+kappa_sql_explain(PG_FUNCTION_ARGS)
+{
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+	KappaVersion *version = kappa_catalog_get_version(view->view, view->version);
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	KappaStatements *statements;
+	Query *query;
+	struct
+	{
+		const char *title;
+		const char *text;
+	} parts[4];
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	if (!OidIsValid(version->definition))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("definition of view \"%s\" was dropped", get_rel_name(view->view))));
+	query = kappa_definition_get_query(version->definition);
+	statements = kappa_definition_get_statements(query, kappa_analyze_query(query, NULL, false),
+												 version);
+	parts[0].title = "query";
+	parts[0].text = kappa_definition_get_text(version->definition, true);
+	parts[1].title = "delta: the query over one batch of messages";
+	parts[1].text = statements->delta;
+	parts[2].title = "merge: what is run for each batch";
+	parts[2].text = statements->merge;
+	parts[3].title = "fill: what a replay runs";
+	parts[3].text = statements->fill;
+	for (int i = 0; i < lengthof(parts); i++)
+	{
+		Datum value;
+		bool isnull = false;
+
+		if (parts[i].text == NULL)
+			continue;
+		value = CStringGetTextDatum(psprintf("-- %s\n%s", parts[i].title, parts[i].text));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &value, &isnull);
+	}
+	return (Datum) 0;
+}

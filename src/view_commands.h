@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * view_commands.h
+ *	  What making a view and rebuilding one have in common
+ *
+ * IDENTIFICATION
+ *	  src/view_commands.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_VIEW_COMMANDS_H
+#define KAPPA_VIEW_COMMANDS_H
+
+#include "catalog.h"
+#include "view_analyze.h"
+
+/* The view, which the current user must own; throws 42P01, 42501 or 42809 otherwise. */
+extern KappaView *kappa_view_require_owned(Oid relid);
+
+/*
+ * Create what a version needs beside its target: definition and companion,
+ * and the rows that are there before any message.  Acts as the current user,
+ * who must be the owner of the view.  Nothing is put into kappa's tables.
+ */
+extern KappaVersion *kappa_view_create_version(const char *query_text, const KappaShape *shape,
+											   Oid view, Oid target, int32 number);
+
+/*
+ * Insert a version into kappa.view_version and kappa.position.  settings is a
+ * text[] of name=value; start offsets of partitions 0 .. npartitions - 1, none
+ * for the beginning of the log.
+ */
+extern void kappa_view_insert_version(const KappaVersion *version, Datum settings,
+									  const char *topic, const int64 *start, int npartitions);
+
+#endif /* KAPPA_VIEW_COMMANDS_H */

@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * view_delta.h
+ *	  A definition's tree, changed to read something else than the log
+ *
+ * All functions work on a copy of the definition and return it; the result is
+ * made to be deparsed.
+ *
+ * IDENTIFICATION
+ *	  src/view_delta.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_VIEW_DELTA_H
+#define KAPPA_VIEW_DELTA_H
+
+#include "view_analyze.h"
+
+/* Columns that deltas and companions have beside the view's. */
+#define KAPPA_COLUMN_KEEP "kappa keep"           /* over a changelog: the key has a row after this */
+#define KAPPA_COLUMN_PARTITION "kappa partition" /* where the message is in the log */
+#define KAPPA_COLUMN_OFFSET "kappa offset"
+#define KAPPA_COLUMN_ORDER "kappa order %d" /* sort keys of DISTINCT ON, from 1 */
+
+/*
+ * The query over one batch.  Has the outputs of the definition, and then: of a
+ * LATEST node that needs a companion the order columns that are no outputs,
+ * partition and offset; over a changelog KAPPA_COLUMN_KEEP.
+ */
+extern Query *kappa_delta_over_batch(Query *definition, const KappaShape *shape);
+
+/* The query over the bounded log, with the outputs of the definition and ties completed. */
+extern Query *kappa_delta_over_log(Query *definition, const KappaShape *shape);
+
+/* The query over no messages, which reads no topic. */
+extern Query *kappa_delta_over_nothing(Query *definition, const KappaShape *shape);
+
+/* The name of an order column: the output's, or KAPPA_COLUMN_ORDER. */
+extern char *kappa_delta_order_name(const KappaShape *shape, const KappaOrder *order);
+
+#endif /* KAPPA_VIEW_DELTA_H */

@@ -1,0 +1,53 @@
+/*-------------------------------------------------------------------------
+ *
+ * view_plan.h
+ *	  From a view's definition to the SQL that keeps it
+ *
+ * The delta is built on the definition's tree and deparsed; the rest is
+ * composed around it as text.  All names in the result are qualified as far as
+ * the search_path in force requires; constants are printed in ISO form.
+ *
+ * IDENTIFICATION
+ *	  src/view_plan.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_VIEW_PLAN_H
+#define KAPPA_VIEW_PLAN_H
+
+#include "view_analyze.h"
+
+typedef struct KappaStatements
+{
+	char *delta; /* the query over one batch, as rows or partial results: a SELECT that stands alone */
+	char *merge; /* delta and its merge into the table (and companion): one statement */
+	char *fill;  /* the same for a replay into a table that is empty of these rows; NULL if merge serves */
+} KappaStatements;
+
+/* Statements for a version whose rows are kept in target (and companion, or InvalidOid). */
+extern KappaStatements *kappa_plan_statements(Query *definition, const KappaShape *shape,
+											  Oid target, Oid companion, bool pretty);
+
+/*
+ * DDL of a new view's table under a qualified, quoted name: a list of C strings,
+ * to be run in order: CREATE TABLE with columns, then key, replica identity and
+ * storage parameters.  Without the guard trigger.
+ */
+extern List *kappa_plan_table_ddl(const KappaShape *shape, const char *qualified_name);
+
+/* Likewise for the companion; NIL if the shape needs none. */
+extern List *kappa_plan_companion_ddl(const KappaShape *shape, const char *qualified_name);
+
+/*
+ * The statement that puts the row(s) into a new table that are there before
+ * any message (an aggregate without GROUP BY); NULL if there are none.
+ */
+extern char *kappa_plan_birth(Query *definition, const KappaShape *shape, Oid target);
+
+/*
+ * The definition as a SELECT over the bounded log (alias KAPPA_BOUNDED_ALIAS),
+ * ties completed: what the view's rows must equal.
+ */
+extern char *kappa_plan_bounded_query(Query *definition, const KappaShape *shape);
+
+#endif /* KAPPA_VIEW_PLAN_H */

@@ -1,0 +1,103 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.h
+ *	  The process that applies messages to a set of views
+ *
+ * The worker's set, its sources (source.h) and its deliveries (deliver.h) are
+ * three files of one loop; what they need of each other is here.
+ *
+ * IDENTIFICATION
+ *	  src/worker.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_WORKER_H
+#define KAPPA_WORKER_H
+
+#include "apply.h"
+#include "shmem.h"
+
+struct KappaSource;
+
+/* What one delivery has done for a view; counted once it has committed. */
+typedef struct KappaTurn
+{
+	uint64 messages;
+	uint64 bytes;
+	uint64 rows;
+	uint64 apply_us;
+} KappaTurn;
+
+/* A version of a view that this worker serves. */
+typedef struct KappaServed
+{
+	MemoryContext context; /* holds the struct; child of KappaWorkerContext */
+	int slot;              /* in shared memory */
+	Oid view;
+	int32 version;
+	KappaApplier *applier;      /* NULL while it is not open */
+	struct KappaSource *source; /* NULL likewise */
+	bool with_headers;     /* reads the messages' headers */
+	bool log_set;               /* the applier knows how the log stands */
+	bool reload;                /* open it anew before the next batch */
+	bool troubled;              /* shown as retrying; see kappa_worker_update_state */
+	bool failing;               /* because of an error of its own */
+	bool caught_up;         /* has been close to the end since it was opened */
+	bool announced;         /* said so in shared memory */
+	KappaRunState state;        /* as last reported, unless troubled */
+	TimestampTz opened_at;
+
+	/*
+	 * The last messages applied before it was opened, which the log must still
+	 * hold.  offset[p] is -1 for what has been seen, or need not be.  NULL if
+	 * all has.
+	 */
+	KappaLastMessage *check;
+	KappaTurn turn;
+	TimestampTz last_stored_at; /* when kappa.last_message was written */
+	TimestampTz rebuild_at;     /* a shadow's next turn of its rebuild */
+} KappaServed;
+
+/* Lives as long as the process. */
+extern MemoryContext KappaWorkerContext;
+
+/* Reset in each round of the loop. */
+extern MemoryContext KappaRoundContext;
+
+/* All that this worker serves, of KappaServed. */
+extern List *kappa_worker_views;
+
+/*
+ * Run a step of the work.  Returns NULL, or the error that it threw, in
+ * KappaRoundContext; whatever transaction it left open is then aborted.  A
+ * cancelled query is not the step's failure: it is thrown on, and ends the
+ * process.  The caller is in KappaRoundContext before and after.
+ */
+extern ErrorData *kappa_worker_attempt(void (*step)(void *arg), void *arg);
+
+/*
+ * A view cannot go on: it leaves this worker, to be retried, or for good if
+ * the error says so.  where, if not NULL, is added to the reason.  Frees
+ * served.
+ */
+extern void kappa_worker_fail_view(KappaServed *served, ErrorData *error, const char *where);
+
+/*
+ * A view waits, in its place, for trouble of its source to go away; and it has
+ * gone.
+ */
+extern void kappa_worker_suspend_view(KappaServed *served, const ErrorData *error,
+									  TimestampTz retry_at);
+extern void kappa_worker_resume_view(KappaServed *served);
+
+/* Record something in kappa.events, in a transaction of its own. */
+extern void kappa_worker_add_event(KappaServed *served, const char *event,
+								   const char *sqlstate, const char *detail);
+
+/* Message, detail and hint of an error as one text. */
+extern char *kappa_worker_describe_error(const ErrorData *error);
+
+/* Entry point of the process. */
+extern PGDLLEXPORT void kappa_worker_main(Datum arg);
+
+#endif /* KAPPA_WORKER_H */

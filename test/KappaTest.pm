@@ -1,0 +1,881 @@
+
+=pod
+
+=head1 NAME
+
+KappaTest - a Kafka, a server with kappa, and comparisons, for TAP tests
+
+=head1 SYNOPSIS
+
+  use KappaTest;
+
+  my $kafka = start_kafka();
+  my $node = new_node();
+
+  create_topic('clicks', partitions => 4);
+  produce('clicks', [ map { { value => { page => "/$_" } } } 1 .. 100 ]);
+  $node->safe_psql('postgres', q(...));
+
+  ok_view($node, 'clicks_per_page');
+  done_testing();
+
+=head1 DESCRIPTION
+
+The Kafka is a real one.  Files share the one that test/run has started,
+unless they ask for their own to stop and kill it.  A file must not count on
+a topic that another file has made; create_topic() makes topics afresh.
+
+No test sleeps: what happens by itself is waited for with wait_for().
+
+=cut
+
+package KappaTest;
+
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use Exporter 'import';
+use File::Basename;
+use IPC::Open2;
+use IPC::Run;
+use JSON::PP;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+our @EXPORT = qw(
+  add_partitions
+  create_topic
+  delete_topic
+  end_offsets
+  fails_like
+  kappa_pids
+  kill_hard
+  load_messages
+  new_node
+  ok_view
+  open_transaction
+  produce
+  same_rows
+  start_kafka
+  start_mock
+  start_producer
+  verified
+  wait_for
+);
+
+my $directory = dirname(abs_path(__FILE__));
+my $json = JSON::PP->new->canonical->allow_nonref->utf8;
+my $default_kafka;    # the cluster of calls that name none
+my $files = 0;        # temporary files made so far
+
+# Programs of the project, for those who run a file by hand.
+$ENV{PATH} = "$directory/broker/build:$ENV{PATH}";
+
+# A test that is told to stop must still stop its servers.
+$SIG{TERM} = $SIG{INT} = sub { die "stopped by a signal\n" };
+
+=pod
+
+=head1 ROUTINES
+
+=head2 start_kafka(private => 1)
+
+Returns a Kafka, see KAFKA below.  With private, one that no other file uses.
+
+=cut
+
+sub start_kafka
+{
+	my (%options) = @_;
+
+	$default_kafka = KappaTest::Kafka->new(%options);
+	return $default_kafka;
+}
+
+=pod
+
+=head2 start_mock(brokers => 1)
+
+Starts librdkafka's mock cluster, where no real Kafka is needed or where
+errors are wanted.  Returns an object with the methods brokers() and
+command(), whose argument is a line as test/broker/mock_broker.c explains.
+
+=cut
+
+sub start_mock
+{
+	my (%options) = @_;
+
+	return KappaTest::Mock->new(%options);
+}
+
+=pod
+
+=head2 new_node(name => 'main', conf => '', bare => 0, ...)
+
+Returns a started server, a PostgreSQL::Test::Cluster, with kappa loaded and
+the settings of test/kappa.conf followed by conf.  Its database "postgres" has
+the extension, and the foreign server "events" if a Kafka is there; neither
+with bare.  Further options go to init().
+
+=cut
+
+sub new_node
+{
+	my (%options) = @_;
+	my $name = delete $options{name} // 'main';
+	my $conf = delete $options{conf} // '';
+	my $bare = delete $options{bare};
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(%options);
+	$node->append_conf('postgresql.conf', slurp_file("$directory/kappa.conf"));
+	$node->append_conf('postgresql.conf', "$conf\n");
+	$node->start;
+	return $node if $bare;
+
+	$node->safe_psql('postgres', 'CREATE EXTENSION kappa');
+	if ($default_kafka)
+	{
+		my $brokers = $default_kafka->brokers;
+		$node->safe_psql('postgres',
+			"CREATE SERVER events FOREIGN DATA WRAPPER kappa "
+			  . "OPTIONS (bootstrap_servers '$brokers')");
+	}
+	return $node;
+}
+
+=pod
+
+=head2 create_topic($topic, partitions => 1, config => { ... })
+
+Makes an empty topic; one of that name is deleted first.
+
+=cut
+
+sub create_topic
+{
+	my ($topic, %options) = @_;
+	my $kafka = $options{kafka} // $default_kafka;
+	my $config = $options{config} // {};
+	my @arguments = ('-p', $options{partitions} // 1);
+
+	push @arguments, '-c', "$_=$config->{$_}" foreach sort keys %$config;
+	$kafka->try('delete-topic', $topic);
+	$kafka->tool(@arguments, 'create-topic', $topic);
+	return;
+}
+
+=pod
+
+=head2 delete_topic($topic), add_partitions($topic, $total)
+
+=cut
+
+sub delete_topic
+{
+	my ($topic, %options) = @_;
+
+	($options{kafka} // $default_kafka)->tool('delete-topic', $topic);
+	return;
+}
+
+sub add_partitions
+{
+	my ($topic, $total, %options) = @_;
+
+	($options{kafka} // $default_kafka)
+	  ->tool('add-partitions', $topic, $total);
+	return;
+}
+
+=pod
+
+=head2 end_offsets($topic)
+
+Returns, by partition, the offset up to which a reader of committed messages
+gets.
+
+=cut
+
+sub end_offsets
+{
+	my ($topic, %options) = @_;
+	my $lines =
+	  ($options{kafka} // $default_kafka)->tool('offsets', $topic);
+
+	return map { (split /\t/)[2] } split /\n/, $lines;
+}
+
+# A field of kafka_tool's input.
+sub escape_field
+{
+	my ($field) = @_;
+
+	return '\N' unless defined $field;
+	$field = $json->encode($field) if ref $field;
+	$field =~ s/\\/\\\\/g;
+	$field =~ s/\t/\\t/g;
+	$field =~ s/\n/\\n/g;
+	$field =~ s/\r/\\r/g;
+	$field =~ s/\0/\\x00/g;
+	return $field;
+}
+
+# One message as a line of kafka_tool's input.
+sub format_message
+{
+	my ($message, $options) = @_;
+
+	$message = { value => $message } unless ref $message eq 'HASH';
+	my %m = (%$options, %$message);
+	my @fields = (
+		$m{partition} // '-',
+		escape_field($m{key}),
+		escape_field($m{value}),
+		$m{timestamp} // '');
+	my $headers = $m{headers} // {};
+
+	push @fields, "$_=" . escape_field($headers->{$_})
+	  foreach sort keys %$headers;
+	return join("\t", @fields) . "\n";
+}
+
+# Print messages, an array or a function that returns undef at the end.
+sub print_messages
+{
+	my ($handle, $messages, $options) = @_;
+	my $i = 0;
+	my $next = ref $messages eq 'CODE' ? $messages : sub {
+		return $i < @$messages ? $messages->[ $i++ ] : undef;
+	};
+
+	while (defined(my $message = $next->()))
+	{
+		print $handle format_message($message, $options);
+	}
+	return;
+}
+
+# The arguments of kafka_tool for a producer, from the options of produce().
+sub producer_command
+{
+	my ($topic, $options) = @_;
+	my $kafka = delete $options->{kafka} // $default_kafka;
+	my $rate = delete $options->{rate};
+	my $codec = delete $options->{codec};
+	my @command = ('kafka_tool', '-b', $kafka->brokers);
+
+	push @command, '-r', $rate if $rate;
+	push @command, '-z', $codec if $codec;
+	push @command, '-t', delete $options->{transactional_id} // $topic
+	  if $options->{transaction};
+	return (@command, 'produce', $topic);
+}
+
+# Write messages to a file for kafka_tool; returns its name.
+sub write_messages
+{
+	my ($messages, $options) = @_;
+	my $transaction = delete $options->{transaction};
+	my $path =
+	  "$PostgreSQL::Test::Utils::tmp_check/messages_$$" . '_' . ++$files;
+
+	open(my $file, '>:raw', $path) or die "could not write $path: $!";
+	print $file "!begin\n" if $transaction;
+	print_messages($file, $messages, $options);
+	print $file "!$transaction\n" if $transaction;
+	close($file) or die "could not write $path: $!";
+	return $path;
+}
+
+=pod
+
+=head2 produce($topic, $messages, %options)
+
+Sends messages and returns when all have arrived.  $messages is an array, or
+a function that returns one message per call and undef at the end.  A message
+is its value, or a hash of value, key, partition, timestamp (milliseconds) and
+headers; a value or key that is a reference is written as JSON, and one that
+is undef is a tombstone or no key.  The same names as options are defaults.
+
+Further options: transaction => 'commit' or 'abort', transactional_id, rate
+(messages per second), codec, kafka.
+
+=cut
+
+sub produce
+{
+	my ($topic, $messages, %options) = @_;
+	my $producer = start_producer($topic, $messages, %options);
+
+	$producer->finish;
+	return;
+}
+
+=pod
+
+=head2 start_producer($topic, $messages, %options)
+
+The same in the background.  Returns an object whose finish() waits for the
+end, and whose stop() ends it at once.
+
+=cut
+
+sub start_producer
+{
+	my ($topic, $messages, %options) = @_;
+	my @command = producer_command($topic, \%options);
+
+	return KappaTest::Producer->new(\@command,
+		write_messages($messages, \%options));
+}
+
+=pod
+
+=head2 open_transaction($topic, $messages, %options)
+
+Begins a transaction and sends messages, which are in the log, not committed,
+when it returns.  Returns an object with the methods commit() and abort().
+
+=cut
+
+sub open_transaction
+{
+	my ($topic, $messages, %options) = @_;
+	my @command =
+	  producer_command($topic, { transaction => 1, %options });
+
+	delete @options{qw(kafka transactional_id)};
+	return KappaTest::Transaction->new(\@command,
+		sub { print_messages($_[0], $messages, \%options) });
+}
+
+=pod
+
+=head2 load_messages($node, $topic, $table)
+
+Reads the topic without kappa into a new ordinary table with the columns part,
+pos, ms, at, key and value (texts): what a test's own query can start from.
+
+=cut
+
+sub load_messages
+{
+	my ($node, $topic, $table, %options) = @_;
+	my $kafka = $options{kafka} // $default_kafka;
+	my $path =
+	  "$PostgreSQL::Test::Utils::tmp_check/topic_$$" . '_' . ++$files;
+
+	$kafka->tool_to_file($path, 'consume', $topic);
+	$node->safe_psql(
+		$options{dbname} // 'postgres', qq(
+		DROP TABLE IF EXISTS $table;
+		CREATE TABLE $table (part int, pos bigint, ms bigint,
+			at timestamptz GENERATED ALWAYS AS (to_timestamp(ms / 1000.0)) STORED,
+			key text, value text);
+		\\copy $table (part, pos, ms, key, value) from '$path'
+		ANALYZE $table;
+	));
+	unlink $path;
+	return;
+}
+
+=pod
+
+=head2 wait_for($node, $sql, $expected = 't', $timeout = 60)
+
+Runs a query until its result is as expected.  Returns whether it came to
+that; if not, prints the last result.  A server that does not answer is a
+result like another, so that restarts can be waited for.
+
+=cut
+
+sub wait_for
+{
+	my ($node, $sql, $expected, $timeout, %options) = @_;
+	my $deadline = time + ($timeout // 60);
+	my ($out, $err);
+
+	$expected //= 't';
+	for (;;)
+	{
+		eval {
+			$node->psql(
+				$options{dbname} // 'postgres', $sql,
+				stdout => \$out, stderr => \$err, timeout => 30);
+		};
+		$err = $@ if $@;
+		return 1 if defined $out && $out eq $expected;
+		last if time > $deadline;
+		sleep(0.05);
+	}
+	diag("waited in vain for: $sql\nexpected: $expected\ngot: "
+		  . ($out // '')
+		  . "\n$err");
+	return 0;
+}
+
+=pod
+
+=head2 same_rows($node, $view, $query, %options)
+
+A test: the view has exactly the rows of the query.  The rows that differ are
+printed.  Options: name, dbname, as_text (for types without equality).
+
+=cut
+
+sub same_rows
+{
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my ($node, $view, $query, %options) = @_;
+	my $row = $options{as_text} ? 'x::text' : '*';
+	my ($out, $err);
+
+	$query =~ s/;\s*\z//;
+	my $status = $node->psql(
+		$options{dbname} // 'postgres', qq(
+		WITH kept AS MATERIALIZED (SELECT $row FROM (SELECT * FROM $view) x),
+			wanted AS MATERIALIZED (SELECT $row FROM ($query) x)
+		SELECT 'only in the view' AS difference, d.*
+		FROM (SELECT * FROM kept EXCEPT ALL SELECT * FROM wanted) d
+		UNION ALL
+		SELECT 'only in the query', d.*
+		FROM (SELECT * FROM wanted EXCEPT ALL SELECT * FROM kept) d
+		LIMIT 20),
+		stdout => \$out,
+		stderr => \$err,
+		timeout => 300);
+	my $name = $options{name} // "$view has the rows of its query";
+
+	return ok(1, $name) if $status == 0 && $out eq '';
+	fail($name);
+	diag($status == 0 ? $out : $err);
+	return 0;
+}
+
+=pod
+
+=head2 ok_view($node, $view, %options)
+
+A test: once the view has applied what the log has now, its rows are those of
+its own query, run by PostgreSQL over the foreign table.
+
+=cut
+
+sub ok_view
+{
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my ($node, $view, %options) = @_;
+	my $dbname = $options{dbname} // 'postgres';
+	my $timeout = $options{timeout} // 30;
+	my ($out, $err);
+
+	$node->psql($dbname, "SELECT kappa.wait_for('$view', '$timeout s')",
+		stdout => \$out, stderr => \$err, timeout => $timeout + 30);
+	if (($out // '') ne 't')
+	{
+		fail($options{name} // "$view has the rows of its query");
+		diag("$view did not reach the end of its log: $err\n"
+			  . describe_views($node, $dbname));
+		return 0;
+	}
+	my $query = $node->safe_psql($dbname,
+		"SELECT query FROM kappa.views WHERE view = '$view'::regclass");
+	return same_rows($node, $view, $query, %options);
+}
+
+sub describe_views
+{
+	my ($node, $dbname) = @_;
+	my $out;
+
+	$node->psql($dbname,
+		'SELECT view, state, reason FROM kappa.views;'
+		  . 'SELECT view, topic, part, next_offset, end_offset '
+		  . 'FROM kappa.offsets LIMIT 20',
+		stdout => \$out);
+	return $out // '';
+}
+
+=pod
+
+=head2 verified($node, $view, %options)
+
+A test: kappa.verify() finds no difference.
+
+=cut
+
+sub verified
+{
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my ($node, $view, %options) = @_;
+
+	return is(
+		$node->safe_psql(
+			$options{dbname} // 'postgres', "SELECT kappa.verify('$view')"),
+		'0',
+		$options{name} // "$view is verified");
+}
+
+=pod
+
+=head2 fails_like($node, $sql, $pattern, $name, %options)
+
+A test: the statement fails, with a message that matches.
+
+=cut
+
+sub fails_like
+{
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my ($node, $sql, $pattern, $name, %options) = @_;
+	my ($out, $err);
+	my $status = $node->psql(
+		$options{dbname} // 'postgres', $sql,
+		stdout => \$out,
+		stderr => \$err,
+		extra_params => $options{extra_params} // [],
+		timeout => $options{timeout} // 120);
+
+	if ($status == 0)
+	{
+		fail($name);
+		diag("no error from: $sql\n$out");
+		return 0;
+	}
+	return like($err, $pattern, $name);
+}
+
+=pod
+
+=head2 kappa_pids($node, $type = 'kappa%')
+
+Returns the pids of kappa's processes whose backend_type is like that.
+
+=cut
+
+sub kappa_pids
+{
+	my ($node, $type) = @_;
+
+	$type //= 'kappa%';
+	return split /\n/,
+	  $node->safe_psql('postgres',
+		"SELECT pid FROM pg_stat_activity WHERE backend_type LIKE '$type'");
+}
+
+=pod
+
+=head2 kill_hard($node)
+
+Kills the postmaster with SIGKILL, waits until its children have gone, and
+leaves the node ready for start().
+
+=cut
+
+sub kill_hard
+{
+	my ($node) = @_;
+	my $postmaster = (split /\n/, slurp_file($node->data_dir . '/postmaster.pid'))[0];
+	my @children = split ' ', `ps -o pid= --ppid $postmaster`;
+	my $deadline = time + 60;
+
+	$node->kill9;
+	while (grep { kill 0, $_ } @children)
+	{
+		die "children of a killed postmaster stay" if time > $deadline;
+		sleep(0.02);
+	}
+	return;
+}
+
+=pod
+
+=head1 KAFKA
+
+What start_kafka() returns has these methods:
+
+=over
+
+=item brokers()
+
+its address, as for bootstrap_servers
+
+=item tool(@arguments), try(@arguments)
+
+runs kafka_tool and returns what it prints; dies on failure, or does not
+
+=item stop(), start(), kill9(), freeze(), thaw()
+
+for a private Kafka: orderly stop, start at the same address with the same
+data, SIGKILL, SIGSTOP and SIGCONT
+
+=back
+
+=cut
+
+package KappaTest::Kafka;
+
+use PostgreSQL::Test::Utils;
+use Time::HiRes qw(sleep time);
+
+my @started;
+
+sub new
+{
+	my ($class, %options) = @_;
+	my $shared = $ENV{KAPPA_TEST_BROKERS};
+
+	return bless { brokers => $shared }, $class
+	  if $shared && !$options{private};
+
+	my $jars = $ENV{KAPPA_TEST_KAFKA_LIB} // "$directory/../.cache/kafka";
+	Test::More::plan(skip_all => "no Kafka in $jars: see test/run")
+	  unless -d $jars;
+	my $self = bless {
+		jars => $jars,
+		directory => PostgreSQL::Test::Utils::tempdir('kafka')
+	}, $class;
+	push @started, $self;
+	$self->start;
+	return $self;
+}
+
+sub brokers
+{
+	my ($self) = @_;
+
+	return $self->{brokers};
+}
+
+sub tool
+{
+	my ($self, @arguments) = @_;
+	my ($out, $err) = ('', '');
+
+	IPC::Run::run([ 'kafka_tool', '-b', $self->{brokers}, @arguments ],
+		'<', \undef, '>', \$out, '2>', \$err, IPC::Run::timeout(120))
+	  or die "kafka_tool @arguments: $err";
+	return $out;
+}
+
+sub try
+{
+	my ($self, @arguments) = @_;
+
+	return eval { $self->tool(@arguments) };
+}
+
+sub tool_to_file
+{
+	my ($self, $path, @arguments) = @_;
+	my $err = '';
+
+	IPC::Run::run([ 'kafka_tool', '-b', $self->{brokers}, @arguments ],
+		'<', \undef, '>', $path, '2>', \$err, IPC::Run::timeout(120))
+	  or die "kafka_tool @arguments: $err";
+	return;
+}
+
+sub start
+{
+	my ($self) = @_;
+	my $script = "$directory/broker/run_kafka";
+
+	die 'a shared Kafka is not to be stopped' unless $self->{directory};
+	$self->{pid} = open($self->{out}, '-|', $script, $self->{jars},
+		$self->{directory})
+	  or die "could not run $script: $!";
+	my $line = readline($self->{out}) // '';
+	($self->{brokers}) = $line =~ /^ready (\S+)/
+	  or die "Kafka did not start, see $self->{directory}/kafka.log";
+	return;
+}
+
+# The Java process itself.
+sub java_pid
+{
+	my ($self) = @_;
+
+	return slurp_file("$self->{directory}/pid") + 0;
+}
+
+sub stop
+{
+	my ($self) = @_;
+
+	return unless $self->{pid};
+	kill 'CONT', $self->java_pid if $self->{frozen};
+	kill 'TERM', $self->{pid};
+	close($self->{out});    # waits for the process
+	delete @$self{qw(pid out frozen)};
+	return;
+}
+
+sub kill9
+{
+	my ($self) = @_;
+
+	kill 'KILL', $self->java_pid;
+	close($self->{out});
+	delete @$self{qw(pid out frozen)};
+	return;
+}
+
+sub freeze
+{
+	my ($self) = @_;
+
+	kill 'STOP', $self->java_pid;
+	$self->{frozen} = 1;
+	return;
+}
+
+sub thaw
+{
+	my ($self) = @_;
+
+	kill 'CONT', $self->java_pid;
+	$self->{frozen} = 0;
+	return;
+}
+
+END
+{
+	my $status = $?;
+
+	$_->stop foreach @started;
+	$? = $status;
+}
+
+package KappaTest::Mock;
+
+sub new
+{
+	my ($class, %options) = @_;
+	my $self = bless {}, $class;
+
+	$self->{pid} = IPC::Open2::open2($self->{out}, $self->{in},
+		'mock_broker', '-n', $options{brokers} // 1);
+	$self->{in}->autoflush(1);
+	chomp($self->{brokers} = readline($self->{out}));
+	return $self;
+}
+
+sub brokers
+{
+	my ($self) = @_;
+
+	return $self->{brokers};
+}
+
+sub command
+{
+	my ($self, $command) = @_;
+
+	print { $self->{in} } "$command\n";
+	my $reply = readline($self->{out}) // 'it is gone';
+	die "mock_broker: $command: $reply" unless $reply eq "ok\n";
+	return;
+}
+
+sub tool
+{
+	return KappaTest::Kafka::tool(@_);
+}
+
+sub tool_to_file
+{
+	return KappaTest::Kafka::tool_to_file(@_);
+}
+
+package KappaTest::Producer;
+
+sub new
+{
+	my ($class, $command, $path) = @_;
+	my $self = bless { path => $path, err => '' }, $class;
+
+	$self->{run} = IPC::Run::start($command, '<', $path, '>', \$self->{out},
+		'2>', \$self->{err});
+	return $self;
+}
+
+sub finish
+{
+	my ($self) = @_;
+
+	my $fine = $self->{run}->finish;
+	unlink $self->{path};
+	die "kafka_tool produce: $self->{err}" unless $fine;
+	return;
+}
+
+sub stop
+{
+	my ($self) = @_;
+
+	$self->{run}->kill_kill;
+	unlink $self->{path};
+	return;
+}
+
+package KappaTest::Transaction;
+
+sub new
+{
+	my ($class, $command, $print_messages) = @_;
+	my $self = bless {}, $class;
+
+	$self->{pid} =
+	  IPC::Open2::open2($self->{out}, $self->{in}, @$command);
+	$self->{in}->autoflush(1);
+	$self->command('!begin');
+	$print_messages->($self->{in});
+	$self->command('!flush');
+	return $self;
+}
+
+sub command
+{
+	my ($self, $command) = @_;
+
+	print { $self->{in} } "$command\n";
+	my $reply = readline($self->{out}) // '';
+	die "kafka_tool: $command failed" unless $reply eq "ok\n";
+	return;
+}
+
+sub finish
+{
+	my ($self, $command) = @_;
+
+	$self->command($command);
+	close($self->{in});
+	waitpid($self->{pid}, 0);
+	return;
+}
+
+sub commit
+{
+	my ($self) = @_;
+
+	return $self->finish('!commit');
+}
+
+sub abort
+{
+	my ($self) = @_;
+
+	return $self->finish('!abort');
+}
+
+1;

@@ -1,0 +1,153 @@
+# Set-up that test/run, demo/run and bench/run share.  To be sourced by bash.
+#
+# Everything happens in a private folder: a copy of the tree to build in, and a
+# copy of the installed PostgreSQL to install into.  So the system is left as
+# it is but for the packages, and runs side by side do not meet.
+
+set -u
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+say() { printf '== %s\n' "$*"; }
+die() {
+	printf '%s: %s\n' "${0##*/}" "$*" >&2
+	exit 1
+}
+
+# The newest installed PostgreSQL that kappa supports and can be built for.
+find_pg_config() {
+	local version
+	for version in ${PG_MAJOR:-18 17 16 15}; do
+		local bin=/usr/lib/postgresql/$version/bin
+		if [ -x "$bin/postgres" ] && [ -x "$bin/pg_config" ] &&
+			[ -e "$("$bin/pg_config" --pgxs)" ]; then
+			echo "$bin/pg_config"
+			return
+		fi
+	done
+	return 1
+}
+
+# Install the Debian packages that are missing.
+need_packages() {
+	local missing=() package
+	for package in "$@"; do
+		dpkg-query -W -f '${Status}' "$package" 2>/dev/null |
+			grep -q 'ok installed' || missing+=("$package")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	say "installing packages: ${missing[*]}"
+	local root=()
+	[ "$(id -u)" = 0 ] || root=(sudo)
+	local apt=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get
+		-q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3
+		-o Dpkg::Use-Pty=0)
+	local log
+	log=$(mktemp)
+	{ "${apt[@]}" update && "${apt[@]}" install --no-install-recommends \
+		"${missing[@]}"; } >"$log" 2>&1 </dev/null || {
+		tail -30 "$log" >&2
+		rm -f "$log"
+		die 'could not install the packages'
+	}
+	rm -f "$log"
+}
+
+need_build_packages() {
+	need_packages gcc g++ make pkg-config librdkafka-dev libsimdjson-dev
+	# Any supported server will do; if there is none, Debian's.
+	find_pg_config >/dev/null ||
+		need_packages postgresql-15 postgresql-server-dev-15
+	find_pg_config >/dev/null ||
+		die 'no PostgreSQL 15 or later with its headers was found'
+}
+
+# Bring Kafka's jars, once, to a folder whose name is left in $jars.
+need_kafka() {
+	jars=${KAPPA_KAFKA_LIB:-$top/.cache/kafka}
+	if [ -e "$jars/.complete" ] || [ -n "${KAPPA_KAFKA_LIB:-}" ]; then
+		return
+	fi
+	need_packages maven openjdk-17-jre-headless
+	say 'fetching Apache Kafka'
+	mkdir -p "$top/.cache"
+	(
+		flock 9
+		[ ! -e "$jars/.complete" ] || exit 0
+		rm -rf "$jars"
+		for attempt in 1 2 3; do
+			timeout 300 mvn -q -B -Dstyle.color=never -f "$top/test/broker/pom.xml" \
+				dependency:copy-dependencies -DincludeScope=runtime \
+				-DoutputDirectory="$jars" </dev/null &&
+				touch "$jars/.complete" && exit 0
+		done
+		exit 1
+	) 9>"$top/.cache/lock" || die 'could not fetch Apache Kafka'
+}
+
+# Make a private folder $work with a copy of the tree in $work/src, owned by
+# the user who is going to run the server: postgres, if we are root.
+make_work_folder() {
+	work=$(mktemp -d "${TMPDIR:-/tmp}/kappa-$1.XXXXXX") || exit 1
+	mkdir "$work/src"
+	tar -C "$top" -cf - --exclude=./.git --exclude=./.cache --exclude='*.o' \
+		--exclude='*.so' --exclude=./test/broker/build --exclude='./tmp_check*' \
+		--exclude='./output_iso' . | tar -C "$work/src" -xf - || exit 1
+	as_user=()
+	if [ "$(id -u)" = 0 ]; then
+		chown -R postgres: "$work"
+		as_user=(runuser -u postgres --)
+	fi
+}
+
+# Run a script of the copied tree as the user of the server, and hand on its
+# exit status.  Signals that we get reach it too.
+run_in_work_folder() {
+	local script=$1 child status
+	shift
+	(cd "$work" && exec "${as_user[@]}" env HOME="$work" TMPDIR="$work" \
+		LC_ALL=C.UTF-8 bash "$work/src/$script" "$@") <&0 &
+	child=$!
+	trap 'kill -TERM $child 2>/dev/null' INT TERM HUP
+	while :; do
+		wait $child
+		status=$?
+		kill -0 $child 2>/dev/null || break
+	done
+	trap - INT TERM HUP
+	return $status
+}
+
+# Lay the server out anew under $1, where kappa can be installed without
+# touching the system: a server finds its files relative to its executable.
+# Sets PG_CONFIG and PATH.
+make_private_server() {
+	local prefix=$1 real version
+	real=$(find_pg_config) || die 'no PostgreSQL was found'
+	version=$(basename "$(dirname "$(dirname "$real")")")
+	local lib=lib/postgresql/$version share=share/postgresql/$version
+	mkdir -p "$prefix/$lib" "$prefix/share/postgresql"
+	cp -a "/usr/$lib/bin" "$prefix/$lib/bin"
+	cp -rs "/usr/$lib/lib" "$prefix/$lib/lib"
+	cp -rs "/usr/$share" "$prefix/$share"
+	ln -s /usr/include "$prefix/include"
+	for dir in /usr/lib/*-linux-gnu; do
+		ln -s "$dir" "$prefix/lib/"
+	done
+	rm -f "$prefix/$lib/lib/kappa.so" "$prefix/$share/extension/kappa"[.-]*
+	export PG_CONFIG=$prefix/$lib/bin/pg_config
+	export PATH=$prefix/$lib/bin:$PATH
+	[ "$("$PG_CONFIG" --sharedir)" = "$prefix/$share" ] ||
+		die "the server in /usr/$lib cannot be relocated"
+}
+
+# Stop servers whose data is under a folder and that something left running,
+# by the pids in their own files.
+stop_servers_under() {
+	local file pid
+	find "$1" -name postmaster.pid 2>/dev/null | while read -r file; do
+		pid=$(head -1 "$file")
+		if [ "$(readlink "/proc/$pid/cwd")" = "$(dirname "$file")" ]; then
+			kill -QUIT "$pid" && tail --pid="$pid" -f /dev/null
+		fi
+	done
+}
