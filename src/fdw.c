@@ -93,7 +93,7 @@ find_needed_columns(KappaRelInfo *info, RelOptInfo *baserel)
 	ListCell *lc;
 
 	pull_varattnos((Node *) baserel->reltarget->exprs, baserel->relid, &used);
-	foreach (lc, baserel->baserestrictinfo)
+	foreach(lc, baserel->baserestrictinfo)
 		pull_varattnos((Node *) lfirst_node(RestrictInfo, lc)->clause,
 					   baserel->relid, &used);
 
@@ -176,7 +176,7 @@ sort_conditions(KappaRelInfo *info, PlannerInfo *root, RelOptInfo *baserel,
 	ListCell *lc;
 
 	memset(conditions, 0, sizeof(KappaConditions));
-	foreach (lc, baserel->baserestrictinfo)
+	foreach(lc, baserel->baserestrictinfo)
 	{
 		RestrictInfo *rinfo = lfirst_node(RestrictInfo, lc);
 		KappaRestriction *restriction;
@@ -400,7 +400,7 @@ explain_restrictions(const char *label, int columns, const KappaScanPlan *plan,
 	List *shown = NIL;
 	ListCell *lc;
 
-	foreach (lc, plan->restrictions)
+	foreach(lc, plan->restrictions)
 	{
 		KappaRestriction *restriction = kappa_restriction_create(lfirst(lc), table,
 																 scan->scan.scanrelid);

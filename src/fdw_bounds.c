@@ -47,7 +47,7 @@ find_bound(Oid relid)
 {
 	ListCell *lc;
 
-	foreach (lc, bound_tables)
+	foreach(lc, bound_tables)
 	{
 		BoundTable *bound = lfirst(lc);
 

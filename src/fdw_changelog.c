@@ -329,8 +329,8 @@ unpack_headers(KappaChangelog *changelog, Datum packed)
 	}
 
 	array = palloc(Max(list_length(headers), 1) * sizeof(KappaHeader));
-	foreach (lc, headers)
-		array[foreach_current_index (lc)] = *(KappaHeader *) lfirst(lc);
+	foreach(lc, headers)
+		array[foreach_current_index(lc)] = *(KappaHeader *) lfirst(lc);
 	changelog->message.headers = array;
 	changelog->message.nheaders = list_length(headers);
 	MemoryContextSwitchTo(old);

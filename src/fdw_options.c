@@ -186,7 +186,7 @@ read_column_options(KappaColumn *column, List *options)
 {
 	ListCell *lc;
 
-	foreach (lc, options)
+	foreach(lc, options)
 	{
 		DefElem *def = lfirst_node(DefElem, lc);
 
@@ -315,7 +315,7 @@ kappa_options_get_table(Oid relid)
 	table->key_format = KAPPA_KEY_RAW;
 	table->key_order = KAPPA_KEY_ORDER_OFFSET;
 
-	foreach (lc, foreign->options)
+	foreach(lc, foreign->options)
 	{
 		DefElem *def = lfirst_node(DefElem, lc);
 
@@ -345,7 +345,7 @@ add_properties(KafkaConfig *config, List *options)
 											  Max(config->nproperties + list_length(options), 1) *
 												  sizeof(KafkaProperty));
 
-	foreach (lc, options)
+	foreach(lc, options)
 	{
 		DefElem *def = lfirst_node(DefElem, lc);
 		const KappaProperty *known = kappa_properties_find(def->defname);
@@ -365,7 +365,7 @@ needs_secret(List *server_options)
 	bool kerberos = false;
 	ListCell *lc;
 
-	foreach (lc, server_options)
+	foreach(lc, server_options)
 	{
 		DefElem *def = lfirst_node(DefElem, lc);
 

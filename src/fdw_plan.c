@@ -52,11 +52,11 @@ kappa_scan_load_plan(const ForeignScan *scan, KappaScanPlan *plan)
 	plan->mode = intVal(list_nth(private, PRIVATE_MODE));
 	plan->userid = (Oid) intVal(list_nth(private, PRIVATE_USERID));
 	plan->need_ctid = intVal(list_nth(private, PRIVATE_NEED_CTID)) != 0;
-	foreach (lc, (List *) list_nth(private, PRIVATE_COLUMNS))
+	foreach(lc, (List *) list_nth(private, PRIVATE_COLUMNS))
 		plan->columns = bms_add_member(plan->columns, lfirst_int(lc));
-	foreach (lc, scan->fdw_exprs)
+	foreach(lc, scan->fdw_exprs)
 	{
-		if (foreach_current_index (lc) < nrestrictions)
+		if (foreach_current_index(lc) < nrestrictions)
 			plan->restrictions = lappend(plan->restrictions, lfirst(lc));
 		else
 			plan->key_clauses = lappend(plan->key_clauses, lfirst(lc));

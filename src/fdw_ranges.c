@@ -245,7 +245,7 @@ create_from_list(RestrictionKind kind, List *clauses,
 	ListCell *lc;
 
 	result->kind = kind;
-	foreach (lc, clauses)
+	foreach(lc, clauses)
 	{
 		KappaRestriction *arg = kappa_restriction_create(lfirst(lc), table,
 														 varno);
@@ -294,7 +294,7 @@ kappa_restriction_columns(const KappaRestriction *restriction)
 		return KAPPA_RESTRICTS_TIMESTAMP;
 	}
 
-	foreach (lc, restriction->args)
+	foreach(lc, restriction->args)
 		columns |= kappa_restriction_columns(lfirst(lc));
 	return columns;
 }
@@ -306,7 +306,7 @@ kappa_restriction_init(KappaRestriction *restriction, PlanState *parent)
 
 	if (restriction->kind == RESTRICTION_COMPARE)
 		restriction->state = ExecInitExpr(restriction->value, parent);
-	foreach (lc, restriction->args)
+	foreach(lc, restriction->args)
 		kappa_restriction_init(lfirst(lc), parent);
 }
 
@@ -324,7 +324,7 @@ kappa_restriction_init_estimate(KappaRestriction *restriction,
 		if (IsA(value, Const))
 			restriction->constant = (Const *) value;
 	}
-	foreach (lc, restriction->args)
+	foreach(lc, restriction->args)
 		kappa_restriction_init_estimate(lfirst(lc), root);
 }
 
@@ -339,7 +339,7 @@ kappa_restriction_is_exact(const KappaRestriction *restriction)
 		return restriction->constant != NULL &&
 			   restriction->source != KAPPA_SOURCE_TIMESTAMP;
 
-	foreach (lc, restriction->args)
+	foreach(lc, restriction->args)
 	{
 		if (!kappa_restriction_is_exact(lfirst(lc)))
 			return false;
@@ -584,13 +584,13 @@ evaluate_restriction(const KappaRestriction *restriction,
 
 		case RESTRICTION_AND:
 			add_box(set, &everything);
-			foreach (lc, restriction->args)
+			foreach(lc, restriction->args)
 				intersect_restriction(lfirst(lc), econtext, set);
 			break;
 
 		case RESTRICTION_OR:
 			arg = palloc(sizeof(BoxSet));
-			foreach (lc, restriction->args)
+			foreach(lc, restriction->args)
 			{
 				evaluate_restriction(lfirst(lc), econtext, arg);
 				for (int i = 0; i < arg->n; i++)
@@ -729,7 +729,7 @@ kappa_ranges_resolve(List *restrictions, ExprContext *econtext,
 
 	set->n = 0;
 	add_box(set, &everything);
-	foreach (lc, restrictions)
+	foreach(lc, restrictions)
 		intersect_restriction(lfirst(lc), econtext, set);
 	if (topic != NULL)
 		nlookups = look_up_timestamps(set, topic, log, lookups);

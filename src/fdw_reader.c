@@ -223,7 +223,7 @@ activate_waiting(KappaReader *reader)
 {
 	ListCell *lc;
 
-	foreach (lc, reader->waiting)
+	foreach(lc, reader->waiting)
 	{
 		KappaRange *range = lfirst(lc);
 

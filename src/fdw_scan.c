@@ -118,7 +118,7 @@ init_restrictions(KappaScan *scan, ForeignScanState *node)
 	Index varno = ((ForeignScan *) node->ss.ps.plan)->scan.scanrelid;
 	ListCell *lc;
 
-	foreach (lc, scan->plan.restrictions)
+	foreach(lc, scan->plan.restrictions)
 	{
 		KappaRestriction *restriction = kappa_restriction_create(lfirst(lc),
 																 scan->table,

@@ -70,7 +70,7 @@ find_value(List *options, const char *name)
 {
 	ListCell *lc;
 
-	foreach (lc, options)
+	foreach(lc, options)
 	{
 		DefElem *def = lfirst_node(DefElem, lc);
 
@@ -381,7 +381,7 @@ kappa_sql_fdw_validator(PG_FUNCTION_ARGS)
 	int place = place_of_catalog(PG_GETARG_OID(1));
 	ListCell *lc;
 
-	foreach (lc, options)
+	foreach(lc, options)
 	{
 		DefElem *def = lfirst_node(DefElem, lc);
 		const KappaProperty *property = check_name(def->defname, place);
