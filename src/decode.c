@@ -354,7 +354,8 @@ fill_bytes(const Cell *cell, const char *bytes, Size len, Datum *result)
 		return fill_text(bytes, len, result);
 	if (cell->scalar == KAPPA_SCALAR_TEXT && !pg_verifymbstr(bytes, len, true))
 		return KAPPA_CELL_DEFERRED;
-	if (kappa_scalar_from_text(cell->scalar, cell->column.typmod, bytes, len, result))
+	if (kappa_scalar_from_text(cell->scalar, cell->column.typmod, bytes, len,
+							   result))
 		return KAPPA_CELL_VALUE;
 	return KAPPA_CELL_DEFERRED;
 }
@@ -363,12 +364,13 @@ static inline KappaCellState
 fill_cell(const KappaDecoder *decoder, const Cell *cell,
 		  const KappaMessage *message, Datum *result)
 {
+	const Document *document;
+
 	switch (cell->kind)
 	{
 		case CELL_FIELD:
-			return fill_field(cell,
-							  cell->in_key ? &decoder->key.fields[cell->slot] : &decoder->value.fields[cell->slot],
-							  result);
+			document = cell->in_key ? &decoder->key : &decoder->value;
+			return fill_field(cell, &document->fields[cell->slot], result);
 		case CELL_BYTES:
 			if (cell->in_key)
 				return fill_bytes(cell, message->key, message->key_len, result);
@@ -381,19 +383,21 @@ fill_cell(const KappaDecoder *decoder, const Cell *cell,
 }
 
 /*
- * True if a cell is NULL whatever its domain says: there is no document that
- * could have the field.  On a topic of events, however, an empty message is a
- * row like any other, and a domain may object to it.
+ * True if a cell is NULL whatever its domain says: there is nothing that the
+ * domain could judge, because the text is broken, or because the message is a
+ * tombstone that deletes a row of a changelog.  On a topic of events, however,
+ * a message without a value is a row like any other.
  */
 static inline bool
 is_blank(const KappaDecoder *decoder, const Cell *cell,
 		 const KappaMessage *message, bool value_ok, bool key_ok)
 {
-	if (cell->kind != CELL_FIELD)
+	if (cell->kind == CELL_METADATA)
 		return false;
 	if (cell->in_key)
-		return !key_ok;
-	return !value_ok || (decoder->changelog && message->value_len == 0);
+		return cell->kind == CELL_FIELD && !key_ok;
+	return (cell->kind == CELL_FIELD && !value_ok) ||
+		   (decoder->changelog && message->value == NULL);
 }
 
 static bool
@@ -444,13 +448,12 @@ kappa_decode_keys(KappaDecoder *decoder, const KappaMessage *message,
 }
 
 static Datum
-convert_deferred(const Cell *cell, const KappaMessage *message,
-				 const KappaErrorSubject *subject,
+convert_deferred(const Cell *cell, const KappaErrorSubject *subject,
 				 const KappaJsonValue *field, bool *isnull)
 {
 	*isnull = false;
 	if (cell->kind == CELL_METADATA)
-		return kappa_metadata_convert(&cell->column, message);
+		return kappa_metadata_convert(&cell->column, subject->message);
 	if (subject->bytes == NULL)
 		return kappa_convert_null(cell->conversion, isnull);
 	if (cell->kind == CELL_FIELD)
@@ -459,19 +462,13 @@ convert_deferred(const Cell *cell, const KappaMessage *message,
 							   isnull);
 }
 
-Datum
-kappa_decode_cell(KappaDecoder *decoder, int cellno,
-				  const KappaMessage *message, Datum value, uint8 state,
-				  bool *isnull)
+static Datum
+finish_deferred(const KappaDecoder *decoder, const Cell *cell,
+				const KappaMessage *message, Datum value, bool *isnull)
 {
-	const Cell *cell = &decoder->cells[cellno];
-	const KappaJsonValue *field = NULL;
 	KappaErrorSubject subject = { decoder->topic, message, cell->column.name };
+	const KappaJsonValue *field = NULL;
 	Datum result;
-
-	*isnull = state == KAPPA_CELL_NULL;
-	if (state != KAPPA_CELL_DEFERRED)
-		return value;
 
 	if (cell->kind == CELL_FIELD)
 	{
@@ -486,9 +483,20 @@ kappa_decode_cell(KappaDecoder *decoder, int cellno,
 	}
 
 	kappa_decode_error_push(&subject);
-	result = convert_deferred(cell, message, &subject, field, isnull);
+	result = convert_deferred(cell, &subject, field, isnull);
 	kappa_decode_error_pop(&subject);
 	return result;
+}
+
+Datum
+kappa_decode_cell(KappaDecoder *decoder, int cell, const KappaMessage *message,
+				  Datum value, uint8 state, bool *isnull)
+{
+	*isnull = state == KAPPA_CELL_NULL;
+	if (state != KAPPA_CELL_DEFERRED)
+		return value;
+	return finish_deferred(decoder, &decoder->cells[cell], message, value,
+						   isnull);
 }
 
 void
@@ -505,6 +513,8 @@ kappa_decode_report_malformed(const KappaDecoder *decoder,
 			(errcode(malformed->sqlstate),
 			 malformed->in_key ? errmsg("message key is not valid JSON")
 							   : errmsg("message is not valid JSON"),
-			 malformed->position >= 0 ? errdetail("At byte %d: %s.", malformed->position, malformed->reason)
-									  : errdetail("Reason: %s.", malformed->reason)));
+			 malformed->position >= 0
+				 ? errdetail("At byte %d: %s.", malformed->position,
+							 malformed->reason)
+				 : errdetail("Reason: %s.", malformed->reason)));
 }

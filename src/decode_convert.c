@@ -151,6 +151,7 @@ static char *
 json_value_text(const KappaJsonValue *value)
 {
 	char *copy;
+	Datum datum;
 
 	switch (value->kind)
 	{
@@ -166,16 +167,14 @@ json_value_text(const KappaJsonValue *value)
 			copy = pnstrdup(value->start, value->len);
 			if (kappa_scalar_is_plain_number(value->start, value->len))
 				return copy;
-			return DatumGetCString(DirectFunctionCall1(numeric_out,
-													   DirectFunctionCall3(numeric_in,
-																		   CStringGetDatum(copy),
-																		   ObjectIdGetDatum(InvalidOid),
-																		   Int32GetDatum(-1))));
+			datum = DirectFunctionCall3(numeric_in, CStringGetDatum(copy),
+										ObjectIdGetDatum(InvalidOid),
+										Int32GetDatum(-1));
+			return DatumGetCString(DirectFunctionCall1(numeric_out, datum));
 		default:
 			copy = pnstrdup(value->start, value->len);
-			return DatumGetCString(DirectFunctionCall1(jsonb_out,
-													   DirectFunctionCall1(jsonb_in,
-																		   CStringGetDatum(copy))));
+			datum = DirectFunctionCall1(jsonb_in, CStringGetDatum(copy));
+			return DatumGetCString(DirectFunctionCall1(jsonb_out, datum));
 	}
 }
 

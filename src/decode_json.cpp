@@ -478,18 +478,22 @@ walk_text(Walk &walk, Level *levels)
 static KappaJsonError
 reserve_index(KappaJsonParser *parser, size_t len)
 {
+	const simdjson::implementation *simd = simdjson::get_active_implementation();
 	size_t capacity = MIN_CAPACITY;
 
 	if (len <= parser->capacity)
 		return KAPPA_JSON_OK;
 
-	while (capacity < len)
+	while (capacity < len && capacity < MAX_KEPT_CAPACITY)
 		capacity *= 2;
+	if (capacity < len)
+		capacity = len;
 
 	/* Give the old index back first, not to hold both at once. */
 	parser->stage1.reset();
 	parser->capacity = 0;
-	if (simdjson::get_active_implementation()->create_dom_parser_implementation(capacity, 1, parser->stage1) != simdjson::SUCCESS)
+	if (simd->create_dom_parser_implementation(capacity, 1, parser->stage1) !=
+		simdjson::SUCCESS)
 		return KAPPA_JSON_NO_MEMORY;
 	parser->capacity = capacity;
 	return KAPPA_JSON_OK;
@@ -547,6 +551,8 @@ parse_text(KappaJsonParser *parser, const char *text, size_t len,
 {
 	KappaJsonError error = reserve_index(parser, len);
 	simdjson::error_code code;
+	uint32_t *tokens;
+	uint32_t ntokens;
 	Walk walk;
 
 	*position = -1;
@@ -560,9 +566,11 @@ parse_text(KappaJsonParser *parser, const char *text, size_t len,
 
 	walk.text = text;
 	walk.end = text + len;
-	walk.token = parser->stage1->structural_indexes.get();
-	walk.last = walk.token + parser->stage1->n_structural_indexes;
-	parser->stage1->structural_indexes[parser->stage1->n_structural_indexes] = (uint32_t) len;
+	tokens = parser->stage1->structural_indexes.get();
+	ntokens = parser->stage1->n_structural_indexes;
+	tokens[ntokens] = (uint32_t) len;
+	walk.token = tokens;
+	walk.last = tokens + ntokens;
 	walk.has_backslash = memchr(text, '\\', len) != nullptr;
 	walk.paths = paths;
 	walk.values = values;
