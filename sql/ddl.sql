@@ -56,13 +56,13 @@ ALTER TABLE per_page DROP COLUMN n;
 ALTER TABLE per_page ALTER COLUMN n TYPE numeric;
 ALTER TABLE per_page ALTER COLUMN n SET NOT NULL;
 ALTER TABLE per_page RENAME COLUMN n TO m;
-ALTER TABLE per_page DROP CONSTRAINT per_page_key;
+ALTER TABLE per_page DROP CONSTRAINT per_page_page_key;
 ALTER TABLE germans DROP CONSTRAINT germans_pkey;
 ALTER TABLE per_page FORCE ROW LEVEL SECURITY;
 ALTER TABLE per_page SET UNLOGGED;
 CREATE TABLE child () INHERITS (per_page);
 CREATE RULE r AS ON INSERT TO log DO INSTEAD NOTHING;
-DROP INDEX per_page_key;
+DROP INDEX per_page_page_key;
 
 -- what is free
 CREATE INDEX per_page_n ON per_page (n);
@@ -104,6 +104,8 @@ RESET ROLE;
 SELECT relname, pg_get_userbyid(relowner) AS owner FROM pg_class
 WHERE relname ~ '^owned' AND relkind IN ('r', 'v') ORDER BY relname;
 ALTER TABLE owned OWNER TO regress_kappa_other;
+SELECT relname, pg_get_userbyid(relowner) AS owner FROM pg_class
+WHERE relname ~ '^owned' AND relkind IN ('r', 'v') ORDER BY relname;
 SELECT view, owner FROM kappa.views WHERE view = 'owned'::regclass;
 
 -- a transaction that is rolled back leaves nothing

@@ -298,6 +298,42 @@ kappa_catalog_get_version(Oid view, int32 version)
 	return result;
 }
 
+/* The versions that a statement of VERSION_COLUMNS has returned. */
+static List *
+read_versions(MemoryContext context)
+{
+	List *result = NIL;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		KappaVersion *version = read_version(SPI_tuptable->vals[i], context);
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		result = lappend(result, version);
+		MemoryContextSwitchTo(old);
+	}
+	return result;
+}
+
+List *
+kappa_catalog_list_versions(Oid view)
+{
+	MemoryContext context = CurrentMemoryContext;
+	KappaCatalogScope scope;
+	List *result;
+	Oid types[] = {OIDOID};
+	Datum values[] = {ObjectIdGetDatum(view)};
+
+	kappa_catalog_enter(&scope);
+	run("SELECT " VERSION_COLUMNS
+		" FROM kappa.view_version n JOIN kappa.view v USING (view)"
+		" WHERE n.view = $1 ORDER BY n.version",
+		1, types, values, NULL, SPI_OK_SELECT);
+	result = read_versions(context);
+	kappa_catalog_leave(&scope);
+	return result;
+}
+
 /*
  * A view that was restored from a dump does not run, whatever its state says:
  * the restore may still be under way.
@@ -307,7 +343,7 @@ kappa_catalog_list_runnable(void)
 {
 	MemoryContext context = CurrentMemoryContext;
 	KappaCatalogScope scope;
-	List *result = NIL;
+	List *result;
 	Oid types[] = {INT8OID, OIDOID};
 	Datum values[2];
 
@@ -321,14 +357,7 @@ kappa_catalog_list_runnable(void)
 		" AND (v.state = 'running' OR n.version <> v.version AND v.state <> 'paused')"
 		" ORDER BY n.view::oid, n.version",
 		2, types, values, NULL, SPI_OK_SELECT);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		KappaVersion *version = read_version(SPI_tuptable->vals[i], context);
-		MemoryContext old = MemoryContextSwitchTo(context);
-
-		result = lappend(result, version);
-		MemoryContextSwitchTo(old);
-	}
+	result = read_versions(context);
 	kappa_catalog_leave(&scope);
 	return result;
 }

@@ -72,6 +72,9 @@ typedef struct KappaPosition
 extern KappaView *kappa_catalog_get_view(Oid view);
 extern KappaVersion *kappa_catalog_get_version(Oid view, int32 version);
 
+/* All versions of a view, of KappaVersion. */
+extern List *kappa_catalog_list_versions(Oid view);
+
 /* All versions of all views that should run now: running views and their rebuilds; of KappaVersion. */
 extern List *kappa_catalog_list_runnable(void);
 

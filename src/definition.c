@@ -324,3 +324,21 @@ kappa_definition_depend(Oid dependent, Oid view)
 	ObjectAddressSet(to, RelationRelationId, view);
 	recordDependencyOn(&from, &to, DEPENDENCY_AUTO);
 }
+
+void
+kappa_definition_follow_owner(Oid view)
+{
+	Oid owner = kappa_catalog_get_view(view)->owner;
+	ListCell *lc;
+
+	foreach(lc, kappa_catalog_list_versions(view))
+	{
+		KappaVersion *version = lfirst(lc);
+		Oid relations[] = {version->definition, version->companion, version->target};
+
+		/* As for a table's indexes: the right to change the table is enough. */
+		for (int i = 0; i < lengthof(relations); i++)
+			if (OidIsValid(relations[i]) && relations[i] != view)
+				ATExecChangeOwner(relations[i], owner, true, AccessExclusiveLock);
+	}
+}

@@ -42,6 +42,9 @@ extern void kappa_definition_run_ddl(List *statements);
 /* Make an object (a relation) go away with the view's table. */
 extern void kappa_definition_depend(Oid dependent, Oid view);
 
+/* Give all that belongs to a view to the owner of its table. */
+extern void kappa_definition_follow_owner(Oid view);
+
 /* The query of a definition: a copy of its rule tree. */
 extern Query *kappa_definition_get_query(Oid definition);
 

@@ -288,6 +288,29 @@ check_ddl(Node *stmt)
 	}
 }
 
+/*
+ * A view whose table an ALTER TABLE has given to another owner; InvalidOid if
+ * the command was none such.
+ */
+static Oid
+view_given_away(Node *stmt)
+{
+	AlterTableStmt *alter = (AlterTableStmt *) stmt;
+	ListCell *lc;
+
+	if (!IsA(stmt, AlterTableStmt) || alter->objtype != OBJECT_TABLE ||
+		!kappa_catalog_installed())
+		return InvalidOid;
+	foreach(lc, alter->cmds)
+		if (lfirst_node(AlterTableCmd, lc)->subtype == AT_ChangeOwner)
+		{
+			Oid relid = RangeVarGetRelid(alter->relation, NoLock, true);
+
+			return is_view(relid) ? relid : InvalidOid;
+		}
+	return InvalidOid;
+}
+
 /* ---- databases ---- */
 
 static const char *
@@ -367,11 +390,13 @@ guard_utility(PlannedStmt *pstmt, const char *query_string, bool read_only,
 			  QueryCompletion *completion)
 {
 	Oid evicted = InvalidOid;
+	Oid given_away = InvalidOid;
 
 	/* Outside a transaction there is nothing to look up (ROLLBACK, say). */
 	if (IsTransactionState() && OidIsValid(MyDatabaseId))
 	{
 		check_ddl(pstmt->utilityStmt);
+		given_away = view_given_away(pstmt->utilityStmt);
 		evicted = evict_if_owner(pstmt->utilityStmt);
 	}
 
@@ -379,6 +404,8 @@ guard_utility(PlannedStmt *pstmt, const char *query_string, bool read_only,
 	{
 		run_next_utility(pstmt, query_string, read_only, context, params,
 						 environment, dest, completion);
+		if (OidIsValid(given_away))
+			kappa_definition_follow_owner(given_away);
 		return;
 	}
 

@@ -206,11 +206,16 @@ create_table(const KappaShape *shape, RangeVar *name)
 	return get_relname_relid(name->relname, namespace);
 }
 
-/* The rows that are there before any message. */
+/*
+ * The rows that are there before any message.  The definition is analysed
+ * anew: a rule's tree numbers its relations otherwise than the query that it
+ * was made from.
+ */
 static void
-insert_birth_rows(Oid definition, const KappaShape *shape, Oid target)
+insert_birth_rows(Oid definition, Oid target)
 {
-	char *birth = kappa_plan_birth(kappa_definition_get_query(definition), shape, target);
+	Query *query = kappa_definition_get_query(definition);
+	char *birth = kappa_plan_birth(query, kappa_analyze_query(query, NULL, false), target);
 
 	if (birth == NULL)
 		return;
@@ -243,7 +248,7 @@ kappa_view_create_version(const char *query_text, const KappaShape *shape,
 	version->fingerprint =
 		kappa_options_fingerprint(kappa_options_get_table(version->source),
 								  shape->scan->columns);
-	insert_birth_rows(version->definition, shape, target);
+	insert_birth_rows(version->definition, target);
 	return version;
 }
 
