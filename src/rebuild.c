@@ -45,6 +45,7 @@
 #include "swap_index.h"
 
 #define REPORT_INTERVAL_MS 1000
+#define POLL_INTERVAL_MS 100 /* for what the worker does not announce */
 #define MANUAL_INTERVAL_MS 500
 #define LOCK_TIMEOUT_MS 30
 #define MIN_SNAPSHOT_DELAY_MS 10
@@ -78,7 +79,7 @@ find_rebuild(const KappaApplier *shadow)
 	Rebuild *rebuild;
 	ListCell *lc;
 
-	foreach (lc, rebuilds)
+	foreach(lc, rebuilds)
 	{
 		rebuild = lfirst(lc);
 		if (rebuild->view == shadow->view && rebuild->version == shadow->version)
@@ -224,7 +225,10 @@ same_position(const KappaApplier *a, const KappaApplier *b)
 		   memcmp(a->next_offset, b->next_offset, a->npartitions * sizeof(int64)) == 0;
 }
 
-/* The rebuild as it stands in the tables now; false if it is gone. */
+/*
+ * The rebuild as it stands in the tables now; false if it is gone.  Needs a
+ * transaction; the result is in the caller's context.
+ */
 static bool
 get_run(const Rebuild *rebuild, KappaView **view, KappaRebuildRun **run)
 {
@@ -272,56 +276,6 @@ forget_snapshots(Rebuild *rebuild)
 	rebuild->snapshots = NULL;
 }
 
-/* Try to switch, in the present transaction. */
-static KappaSwitchResult
-try_switch(Rebuild *rebuild, const KappaApplier *shadow, const KappaView *view,
-		   const char *kind)
-{
-	KappaVersion *from = kappa_catalog_get_version(view->view, view->version);
-	KappaVersion *to = kappa_catalog_get_version(view->view, rebuild->version);
-	KappaSwitchResult result;
-	int blocker = 0;
-
-	if (from == NULL || to == NULL)
-		elog(ERROR, "version %d or %d of view %u is missing",
-			 view->version, rebuild->version, view->view);
-	result = kappa_rebuild_switch(view, from, to, kind, LOCK_TIMEOUT_MS, &blocker);
-	kappa_rebuild_run_report(rebuild->view, rebuild->version, KAPPA_PHASE_SWITCHING,
-							 count_messages(shadow), blocker);
-	if (result == KAPPA_SWITCH_DONE)
-		kappa_rebuild_run_finish(rebuild->view, rebuild->version,
-								 KAPPA_PHASE_DONE, NULL);
-	return result;
-}
-
-/* All is ready: switch now, or say when to try again.  Ends the transaction. */
-static KappaRebuildAction
-switch_version(Rebuild *rebuild, const KappaApplier *shadow, const KappaView *view,
-			   const char *kind, int *delay_ms)
-{
-	KappaSwitchResult result = try_switch(rebuild, shadow, view, kind);
-
-	CommitTransactionCommand();
-	switch (result)
-	{
-		case KAPPA_SWITCH_DONE:
-			kappa_shmem_announce_change();
-			forget_rebuild(rebuild);
-			return KAPPA_REBUILD_RELOAD;
-		case KAPPA_SWITCH_INDEXES:
-			rebuild->prepared = false;
-			forget_snapshots(rebuild);
-			*delay_ms = 0;
-			break;
-		case KAPPA_SWITCH_LOCKED:
-			rebuild->phase = KAPPA_PHASE_SWITCHING;
-			postpone(rebuild, MIN_LOCK_DELAY_MS, MAX_LOCK_DELAY_MS);
-			*delay_ms = rebuild->delay_ms;
-			break;
-	}
-	return KAPPA_REBUILD_CONTINUE;
-}
-
 /*
  * How to switch.  Since it was decided the view may have been published, say;
  * unless the owner insisted on one way, that is followed.
@@ -340,70 +294,113 @@ choose_kind(const Rebuild *rebuild, const KappaRebuildRun *run)
 }
 
 /*
+ * Try to switch, in the present transaction.  What was known of the rebuild
+ * may have changed since it was looked at: then nothing is done, and all is
+ * looked at again (KAPPA_SWITCH_CHANGED).
+ */
+static KappaSwitchResult
+try_switch(const Rebuild *rebuild, const KappaApplier *shadow, bool alone)
+{
+	KappaVersion *from;
+	KappaVersion *to;
+	KappaView *view;
+	KappaRebuildRun *run;
+	KappaSwitchResult result;
+	int blocker = 0;
+
+	if (!get_run(rebuild, &view, &run) ||
+		(view->state == KAPPA_VIEW_STOPPED) != alone)
+		return KAPPA_SWITCH_CHANGED;
+	from = kappa_catalog_get_version(view->view, view->version);
+	to = kappa_catalog_get_version(view->view, rebuild->version);
+	if (from == NULL || to == NULL)
+		return KAPPA_SWITCH_CHANGED;
+
+	result = kappa_rebuild_switch(view, from, to, choose_kind(rebuild, run),
+								  LOCK_TIMEOUT_MS, &blocker);
+	kappa_rebuild_run_report(rebuild->view, rebuild->version, KAPPA_PHASE_SWITCHING,
+							 count_messages(shadow), blocker);
+	if (result == KAPPA_SWITCH_DONE)
+		kappa_rebuild_run_finish(rebuild->view, rebuild->version,
+								 KAPPA_PHASE_DONE, NULL);
+	return result;
+}
+
+/* All is ready: switch now, or say when to try again. */
+static KappaRebuildAction
+switch_version(Rebuild *rebuild, const KappaApplier *shadow, bool alone, int *delay_ms)
+{
+	KappaSwitchResult result;
+
+	StartTransactionCommand();
+	result = try_switch(rebuild, shadow, alone);
+	CommitTransactionCommand();
+	switch (result)
+	{
+		case KAPPA_SWITCH_DONE:
+			kappa_shmem_announce_change();
+			forget_rebuild(rebuild);
+			return KAPPA_REBUILD_RELOAD;
+		case KAPPA_SWITCH_CHANGED:
+			rebuild->prepared = false;
+			forget_snapshots(rebuild);
+			*delay_ms = 0;
+			break;
+		case KAPPA_SWITCH_LOCKED:
+			rebuild->phase = KAPPA_PHASE_SWITCHING;
+			postpone(rebuild, MIN_LOCK_DELAY_MS, MAX_LOCK_DELAY_MS);
+			*delay_ms = rebuild->delay_ms;
+			break;
+	}
+	return KAPPA_REBUILD_CONTINUE;
+}
+
+/*
  * The shadow is ready and stands where the view does (or the view stands
- * still).  Called in a transaction; ends it.
+ * still: alone).
  */
 static KappaRebuildAction
-finish(Rebuild *rebuild, const KappaApplier *shadow, const KappaView *view,
-	   const KappaRebuildRun *run, int *delay_ms)
+finish(Rebuild *rebuild, const KappaApplier *shadow, const KappaRebuildRun *run,
+	   bool alone, int *delay_ms)
 {
-	const char *kind = choose_kind(rebuild, run);
-
 	if (strcmp(run->asked, KAPPA_SWITCH_MANUAL) == 0)
 	{
-		CommitTransactionCommand();
 		report(rebuild, shadow, KAPPA_PHASE_MANUAL, 0);
 		postpone(rebuild, MANUAL_INTERVAL_MS, MANUAL_INTERVAL_MS);
 		*delay_ms = rebuild->delay_ms;
 		return KAPPA_REBUILD_CONTINUE;
 	}
-	if (strcmp(kind, KAPPA_SWITCH_STORAGE) == 0)
+	if (strcmp(run->switch_kind, KAPPA_SWITCH_STORAGE) == 0 &&
+		!snapshots_gone(rebuild, shadow))
 	{
-		CommitTransactionCommand();
-		if (!snapshots_gone(rebuild, shadow))
-		{
-			*delay_ms = rebuild->delay_ms;
-			return KAPPA_REBUILD_CONTINUE;
-		}
-		StartTransactionCommand();
+		*delay_ms = rebuild->delay_ms;
+		return KAPPA_REBUILD_CONTINUE;
 	}
-	return switch_version(rebuild, shadow, view, kind, delay_ms);
+	return switch_version(rebuild, shadow, alone, delay_ms);
 }
 
+/* The shadow has reached the end of the log, or stands where the view does. */
 static KappaRebuildAction
-take_step(KappaApplier *shadow, KappaApplier *live, bool caught_up, int *delay_ms)
+advance(Rebuild *rebuild, const KappaApplier *shadow, bool joined, int *delay_ms)
 {
-	Rebuild *rebuild = find_rebuild(shadow);
+	MemoryContext context = CurrentMemoryContext;
 	KappaView *view;
 	KappaRebuildRun *run;
-
-	*delay_ms = -1;
-	if (live == NULL && !caught_up)
-	{
-		forget_snapshots(rebuild);
-		report(rebuild, shadow,
-			   rebuild->prepared ? KAPPA_PHASE_CATCHING_UP : KAPPA_PHASE_REPLAYING, 0);
-		return KAPPA_REBUILD_CONTINUE;
-	}
-	if (live != NULL && !same_position(shadow, live))
-	{
-		forget_snapshots(rebuild);
-		report(rebuild, shadow, KAPPA_PHASE_CATCHING_UP, 0);
-		return KAPPA_REBUILD_CONTINUE;
-	}
-	if (too_early(rebuild, delay_ms))
-		return KAPPA_REBUILD_CONTINUE;
+	bool there;
 
 	StartTransactionCommand();
-	if (!get_run(rebuild, &view, &run))
+	MemoryContextSwitchTo(context);
+	there = get_run(rebuild, &view, &run);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+
+	if (!there)
 	{
-		CommitTransactionCommand();
 		forget_rebuild(rebuild);
 		return KAPPA_REBUILD_RELOAD;
 	}
 	if (!rebuild->prepared && strcmp(run->switch_kind, KAPPA_SWITCH_STORAGE) == 0)
 	{
-		CommitTransactionCommand();
 		rebuild->prepared = true;
 		if (prepare_shadow(rebuild, shadow))
 			report(rebuild, shadow, KAPPA_PHASE_CATCHING_UP, 0);
@@ -411,18 +408,36 @@ take_step(KappaApplier *shadow, KappaApplier *live, bool caught_up, int *delay_m
 		return KAPPA_REBUILD_CONTINUE;
 	}
 	if (view->state == KAPPA_VIEW_PAUSED)
-	{
-		CommitTransactionCommand();
 		return KAPPA_REBUILD_CONTINUE;
-	}
-	if (live == NULL && view->state == KAPPA_VIEW_RUNNING)
+	if (!joined && view->state == KAPPA_VIEW_RUNNING)
 	{
-		CommitTransactionCommand();
 		forget_snapshots(rebuild);
 		report(rebuild, shadow, KAPPA_PHASE_CATCHING_UP, 0);
+		*delay_ms = POLL_INTERVAL_MS;
 		return KAPPA_REBUILD_JOIN;
 	}
-	return finish(rebuild, shadow, view, run, delay_ms);
+	return finish(rebuild, shadow, run, !joined, delay_ms);
+}
+
+static KappaRebuildAction
+take_step(const KappaApplier *shadow, const KappaApplier *live, bool caught_up,
+		  int *delay_ms)
+{
+	Rebuild *rebuild = find_rebuild(shadow);
+
+	*delay_ms = -1;
+	if (live == NULL ? !caught_up : !same_position(shadow, live))
+	{
+		bool replayed = live != NULL || rebuild->prepared;
+
+		forget_snapshots(rebuild);
+		report(rebuild, shadow, replayed ? KAPPA_PHASE_CATCHING_UP : KAPPA_PHASE_REPLAYING, 0);
+		*delay_ms = POLL_INTERVAL_MS;
+		return KAPPA_REBUILD_CONTINUE;
+	}
+	if (too_early(rebuild, delay_ms))
+		return KAPPA_REBUILD_CONTINUE;
+	return advance(rebuild, shadow, live != NULL, delay_ms);
 }
 
 /* ---- errors ---- */
@@ -449,9 +464,8 @@ kappa_rebuild_fail(Oid view, int32 version, const char *error)
 {
 	KappaVersion *row = kappa_catalog_get_version(view, version);
 
-	if (row == NULL || row->live)
+	if (row == NULL || !kappa_rebuild_drop_version(row))
 		return;
-	kappa_rebuild_drop_version(row);
 	kappa_rebuild_run_finish(view, version, KAPPA_PHASE_FAILED, error);
 	kappa_catalog_add_event(view, "failed", version, NULL,
 							psprintf("rebuild: %s", error));

@@ -199,7 +199,7 @@ make_settings(const List *settings)
 	int n = 0;
 	ListCell *lc;
 
-	foreach (lc, settings)
+	foreach(lc, settings)
 	{
 		KappaSetting *setting = lfirst(lc);
 
@@ -327,6 +327,14 @@ kappa_sql_rebuild(PG_FUNCTION_ARGS)
 
 /* ---- switch and cancel by hand ---- */
 
+static void
+report_no_rebuild(Oid view)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("view \"%s\" is not being rebuilt", get_rel_name(view))));
+}
+
 /* The rebuild of a view that is under way; throws 55000 if there is none. */
 static KappaRebuildRun *
 require_run(Oid view)
@@ -334,9 +342,7 @@ require_run(Oid view)
 	KappaRebuildRun *run = kappa_rebuild_run_get(view);
 
 	if (run == NULL || run->finished)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("view \"%s\" is not being rebuilt", get_rel_name(view))));
+		report_no_rebuild(view);
 	return run;
 }
 
@@ -359,8 +365,8 @@ kappa_sql_cancel_rebuild(PG_FUNCTION_ARGS)
 	KappaRebuildRun *run = require_run(view->view);
 	KappaVersion *version = kappa_catalog_get_version(view->view, run->version);
 
-	if (version != NULL && !version->live)
-		kappa_rebuild_drop_version(version);
+	if (version != NULL && !kappa_rebuild_drop_version(version))
+		report_no_rebuild(view->view);
 	kappa_rebuild_run_finish(view->view, run->version, KAPPA_PHASE_CANCELLED, NULL);
 	PG_RETURN_VOID();
 }

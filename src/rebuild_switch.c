@@ -255,22 +255,31 @@ switch_rows(const KappaView *view, const KappaVersion *to)
 
 /* ---- kappa's tables ---- */
 
-/* A version that is not live any more, or never will be. */
-static void
+/* Delete a version from kappa's tables; false, and nothing done, if it is the live one or gone. */
+static bool
 delete_version_rows(Oid view, int32 version)
 {
 	KappaCatalogScope scope;
 	Oid types[] = { OIDOID, INT4OID };
 	Datum values[] = { ObjectIdGetDatum(view), Int32GetDatum(version) };
+	bool deleted;
 
 	kappa_catalog_enter(&scope);
-	if (SPI_execute_with_args("WITH p AS (DELETE FROM kappa.position WHERE view = $1 AND version = $2),"
-							  " m AS (DELETE FROM kappa.last_message WHERE view = $1 AND version = $2),"
-							  " g AS (DELETE FROM kappa.gap WHERE view = $1 AND version = $2)"
-							  " DELETE FROM kappa.view_version WHERE view = $1 AND version = $2",
-							  2, types, values, NULL, false, 0) != SPI_OK_DELETE)
+	if (SPI_execute_with_args("WITH n AS (DELETE FROM kappa.view_version n USING kappa.view v"
+							  " WHERE n.view = $1 AND n.version = $2 AND v.view = $1 AND v.version <> $2"
+							  " RETURNING n.view, n.version),"
+							  " p AS (DELETE FROM kappa.position p USING n"
+							  " WHERE p.view = n.view AND p.version = n.version),"
+							  " m AS (DELETE FROM kappa.last_message m USING n"
+							  " WHERE m.view = n.view AND m.version = n.version),"
+							  " g AS (DELETE FROM kappa.gap g USING n"
+							  " WHERE g.view = n.view AND g.version = n.version)"
+							  " SELECT FROM n",
+							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not delete a version");
+	deleted = SPI_processed == 1;
 	kappa_catalog_leave(&scope);
+	return deleted;
 }
 
 /* A view that had been stopped runs again. */
@@ -338,10 +347,10 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 	if (!storage)
 		switch_rows(view, to);
 	else if (!kappa_swap_storage(view->view, to->target))
-		return KAPPA_SWITCH_INDEXES;
+		return KAPPA_SWITCH_CHANGED;
 
 	set_live_version(view->view, to->version);
-	delete_version_rows(view->view, from->version);
+	(void) delete_version_rows(view->view, from->version);
 	drop_relation(from->definition, DROP_RESTRICT);
 	drop_relation(from->companion, DROP_RESTRICT);
 	drop_relation(to->target, DROP_RESTRICT);
@@ -351,7 +360,7 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 	return KAPPA_SWITCH_DONE;
 }
 
-void
+bool
 kappa_rebuild_drop_version(const KappaVersion *version)
 {
 	Oid relids[] = { version->target, version->companion, version->definition };
@@ -361,10 +370,14 @@ kappa_rebuild_drop_version(const KappaVersion *version)
 		if (OidIsValid(relids[i]))
 			LockRelationOid(relids[i], AccessExclusiveLock);
 	}
-	delete_version_rows(version->view, version->version);
+
+	/* Who waited for a lock may find that the version has become live. */
+	if (!delete_version_rows(version->view, version->version))
+		return false;
 
 	/* Nobody was told of these objects: what was hung onto them goes, too. */
 	for (int i = 0; i < lengthof(relids); i++)
 		drop_relation(relids[i], DROP_CASCADE);
 	kappa_shmem_wake_at_commit();
+	return true;
 }

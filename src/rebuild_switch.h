@@ -23,7 +23,7 @@ typedef enum KappaSwitchResult
 {
 	KAPPA_SWITCH_DONE,
 	KAPPA_SWITCH_LOCKED,  /* a lock was not to be had in time */
-	KAPPA_SWITCH_INDEXES, /* the view has indexes that the shadow lacks, or the reverse */
+	KAPPA_SWITCH_CHANGED, /* not as before: the view has got other indexes, or been stopped, ... */
 } KappaSwitchResult;
 
 /*
@@ -41,8 +41,9 @@ extern KappaSwitchResult kappa_rebuild_switch(const KappaView *view, const Kappa
 
 /*
  * Drop a version that is not live, and its objects.  Locks the objects first,
- * in the order in which a worker's transaction meets them.
+ * in the order in which a worker's transaction meets them.  False, with nothing
+ * done, if the version is live by then, or gone.
  */
-extern void kappa_rebuild_drop_version(const KappaVersion *version);
+extern bool kappa_rebuild_drop_version(const KappaVersion *version);
 
 #endif /* KAPPA_REBUILD_SWITCH_H */

@@ -80,7 +80,7 @@ lock_with_parts(Oid relid)
 	Oid toastid = rel->rd_rel->reltoastrelid;
 	ListCell *lc;
 
-	foreach (lc, RelationGetIndexList(rel))
+	foreach(lc, RelationGetIndexList(rel))
 		LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
 	if (OidIsValid(toastid))
 	{
@@ -111,7 +111,7 @@ kappa_swap_lock(List *relids, int lock_timeout_ms)
 
 		set_timeout("lock_timeout", lock_timeout_ms);
 		set_timeout("deadlock_timeout", lock_timeout_ms / 2);
-		foreach (lc, relids)
+		foreach(lc, relids)
 			lock_with_parts(lfirst_oid(lc));
 		AtEOXact_GUC(true, guc_level);
 		ReleaseCurrentSubTransaction();
@@ -140,7 +140,7 @@ kappa_swap_get_blocker(List *relids)
 {
 	ListCell *lc;
 
-	foreach (lc, relids)
+	foreach(lc, relids)
 	{
 		LOCKTAG tag;
 		VirtualTransactionId *holders;
@@ -400,7 +400,7 @@ exchange_all(Relation target, Relation shadow, KappaIndexMatch *match)
 	RelationCloseSmgrByOid(targetid);
 	RelationCloseSmgrByOid(shadowid);
 	exchange_files(pg_class, targetid, shadowid);
-	forboth (lc1, match->target, lc2, match->shadow)
+	forboth(lc1, match->target, lc2, match->shadow)
 	{
 		RelationCloseSmgrByOid(lfirst_oid(lc1));
 		RelationCloseSmgrByOid(lfirst_oid(lc2));

@@ -124,7 +124,7 @@ find_same_index(Oid indexid, List *candidates)
 	Oid result = InvalidOid;
 	ListCell *lc;
 
-	foreach (lc, candidates)
+	foreach(lc, candidates)
 	{
 		Relation candidate = index_open(lfirst_oid(lc), AccessShareLock);
 
@@ -146,7 +146,7 @@ kappa_swap_match_indexes(Relation target, Relation shadow)
 	ListCell *lc;
 
 	match->only_shadow = RelationGetIndexList(shadow);
-	foreach (lc, indexes)
+	foreach(lc, indexes)
 	{
 		Oid same = find_same_index(lfirst_oid(lc), match->only_shadow);
 
@@ -208,7 +208,7 @@ plan_indexes(Oid target, Relation shadow, List **extra)
 	List *statements = NIL;
 	ListCell *lc;
 
-	foreach (lc, match->only_target)
+	foreach(lc, match->only_target)
 		statements = lappend(statements, clone_index(lfirst_oid(lc), shadow));
 	table_close(rel, AccessShareLock);
 	*extra = match->only_shadow;
@@ -246,7 +246,7 @@ kappa_swap_build_indexes(Oid target, Oid shadow)
 	SetUserIdAndSecContext(owner, sec_context | SECURITY_RESTRICTED_OPERATION);
 	guc_level = NewGUCNestLevel();
 
-	foreach (lc, extra)
+	foreach(lc, extra)
 		drop_index(lfirst_oid(lc));
 
 	/*
@@ -254,7 +254,7 @@ kappa_swap_build_indexes(Oid target, Oid shadow)
 	 * shadow's schema by himself, and he was allowed to create these indexes
 	 * on the target.
 	 */
-	foreach (lc, statements)
+	foreach(lc, statements)
 	{
 		kappa_define_index(shadow, lfirst_node(IndexStmt, lc), false);
 		CommandCounterIncrement();

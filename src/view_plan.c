@@ -5,7 +5,7 @@
  *
  * The delta comes from view_delta.c and is deparsed; what merges it into the
  * table is composed around it here, as text.  In the text, t is the view's
- * table, d the delta, and s and w the companion before and after.
+ * table, d the delta, s the companion, and w what has won in it.
  *
  * Rows are merged in the order of their key.  That is faster on large tables
  * (neighbours in the index are neighbours in time), and two merges take their
@@ -144,14 +144,7 @@ append_operator(StringInfo buf, const char *left, const char *right, Oid type, O
 	generate_operator_clause(buf, left, type, operator, right, type);
 }
 
-static void
-append_equal(StringInfo buf, const char *left, const char *right, Oid type)
-{
-	append_operator(buf, left, right, type,
-					lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr);
-}
-
-/* Equality of the keys of two rows.  Where keys may be NULL, NULL equals NULL. */
+/* Equality of the keys of two rows that have no NULL in them. */
 static void
 append_key_match(StringInfo buf, const KappaShape *shape, const char *left, const char *right)
 {
@@ -161,20 +154,12 @@ append_key_match(StringInfo buf, const KappaShape *shape, const char *left, cons
 	foreach(lc, shape->key)
 	{
 		KappaOutput *output = get_key_output(shape, lc);
-		char *a = quote_column(left, output->name);
-		char *b = quote_column(right, output->name);
+		Oid operator = lookup_type_cache(output->type, TYPECACHE_EQ_OPR)->eq_opr;
 
 		appendStringInfoString(buf, separator);
+		append_operator(buf, quote_column(left, output->name),
+						quote_column(right, output->name), output->type, operator);
 		separator = " AND ";
-		if (shape->key_not_null)
-		{
-			append_equal(buf, a, b, output->type);
-			continue;
-		}
-		appendStringInfoChar(buf, '(');
-		append_equal(buf, a, b, output->type);
-		appendStringInfo(buf, " OR (%s %s AND %s %s))", a, get_null_test(output->type),
-						 b, get_null_test(output->type));
 	}
 }
 
@@ -353,65 +338,84 @@ make_single_merge(const KappaShape *shape, Oid target, const char *delta)
 }
 
 /*
- * Which of two rows comes first is decided in the companion, and the view
- * follows.  A message can give rows of several keys, so that its place does
- * not say which of them have won.
+ * The companion's part: decide which of two rows comes first, and return the
+ * keys of those that do.
+ */
+static void
+append_companion(StringInfo buf, const KappaShape *shape, Oid companion)
+{
+	ListCell *lc;
+
+	appendStringInfo(buf, "INSERT INTO %s AS s (%s, %s)\n", quote_relation(companion),
+					 list_key(shape, NULL), list_companion(shape, NULL));
+	appendStringInfo(buf, "SELECT %s, %s FROM delta AS d\nORDER BY %s\n",
+					 list_key(shape, "d"), list_companion(shape, "d"), list_key(shape, "d"));
+	appendStringInfo(buf, "ON CONFLICT (%s) DO UPDATE SET", list_key(shape, NULL));
+	foreach(lc, shape->root->order)
+	{
+		char *name = kappa_delta_order_name(shape, lfirst(lc));
+
+		appendStringInfo(buf, "\n  %s = %s,", quote_identifier(name),
+						 quote_column("excluded", name));
+	}
+	appendStringInfo(buf, "\n  %s = %s,\n  %s = %s\n  WHERE ",
+					 quote_identifier(KAPPA_COLUMN_PARTITION),
+					 quote_column("excluded", KAPPA_COLUMN_PARTITION),
+					 quote_identifier(KAPPA_COLUMN_OFFSET),
+					 quote_column("excluded", KAPPA_COLUMN_OFFSET));
+	append_comes_before(buf, shape, "s", KAPPA_COLUMN_PARTITION, KAPPA_COLUMN_OFFSET);
+	appendStringInfo(buf, "\nRETURNING %s", list_key(shape, "s"));
+}
+
+/*
+ * Rows whose key another row may have won before.  The companion and the delta
+ * are joined by their keys as records, because records with a NULL in them are
+ * equal and can be merge joined; and both come in the order of the key, so
+ * that there is nothing to sort.
  */
 static char *
 make_companion_merge(const KappaShape *shape, Oid target, Oid companion, const char *delta)
 {
 	StringInfoData buf;
-	ListCell *lc;
+	const char *key = quote_identifier(KAPPA_COLUMN_KEY);
 
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "WITH delta AS MATERIALIZED (\n%s\n), won AS (\n", delta);
-	appendStringInfo(&buf, "INSERT INTO %s AS s (%s, %s)\n", quote_relation(companion),
-					 list_key(shape, NULL), list_companion(shape, NULL));
-	appendStringInfo(&buf, "SELECT %s, %s FROM delta AS d\nORDER BY %s\n",
-					 list_key(shape, "d"), list_companion(shape, "d"), list_key(shape, "d"));
-	appendStringInfo(&buf, "ON CONFLICT (%s) DO UPDATE SET", list_key(shape, NULL));
-	foreach(lc, shape->root->order)
-	{
-		char *name = kappa_delta_order_name(shape, lfirst(lc));
-
-		appendStringInfo(&buf, "\n  %s = %s,", quote_identifier(name), quote_column("excluded", name));
-	}
-	appendStringInfo(&buf, "\n  %s = %s,\n  %s = %s\n  WHERE ",
-					 quote_identifier(KAPPA_COLUMN_PARTITION), quote_column("excluded", KAPPA_COLUMN_PARTITION),
-					 quote_identifier(KAPPA_COLUMN_OFFSET), quote_column("excluded", KAPPA_COLUMN_OFFSET));
-	append_comes_before(&buf, shape, "s", KAPPA_COLUMN_PARTITION, KAPPA_COLUMN_OFFSET);
-	appendStringInfo(&buf, "\nRETURNING %s, %s, %s\n)\n", list_key(shape, "s"),
-					 quote_column("s", KAPPA_COLUMN_PARTITION), quote_column("s", KAPPA_COLUMN_OFFSET));
-
+	append_companion(&buf, shape, companion);
+	appendStringInfoString(&buf, "\n)\n");
 	append_insert(&buf, shape, target);
-	appendStringInfo(&buf, "SELECT %s FROM delta AS d JOIN won AS w ON ", list_outputs(shape, "d"));
-	append_equal(&buf, quote_column("d", KAPPA_COLUMN_PARTITION),
-				 quote_column("w", KAPPA_COLUMN_PARTITION), INT4OID);
-	appendStringInfoString(&buf, " AND ");
-	append_equal(&buf, quote_column("d", KAPPA_COLUMN_OFFSET),
-				 quote_column("w", KAPPA_COLUMN_OFFSET), INT8OID);
-	appendStringInfoString(&buf, "\nWHERE ");
-	append_key_match(&buf, shape, "d", "w");
+	appendStringInfo(&buf, "SELECT %s FROM (SELECT *, ROW(%s) AS %s FROM delta) AS d\n",
+					 list_outputs(shape, "d"), list_key(shape, NULL), key);
+	appendStringInfo(&buf, "JOIN (SELECT ROW(%s) AS %s FROM won) AS w ON d.%s OPERATOR(pg_catalog.=) w.%s",
+					 list_key(shape, NULL), key, key, key);
 	(void) append_on_conflict(&buf, shape);
 	return buf.data;
 }
 
-/* Over a changelog: rows that are gone, then rows that are there. */
+/*
+ * Over a changelog, whose keys are never NULL: rows change, come and go.  The
+ * table has no other writer, so that MERGE is safe; it is faster than INSERT
+ * with ON CONFLICT and DELETE, the more so the more keys are there already.
+ */
 static char *
 make_changelog_merge(const KappaShape *shape, Oid target, const char *delta)
 {
 	StringInfoData buf;
+	StringInfoData assignments;
 	char *keep = quote_column("d", KAPPA_COLUMN_KEEP);
 
 	initStringInfo(&buf);
-	appendStringInfo(&buf, "WITH delta AS MATERIALIZED (\n%s\n), gone AS (\n", delta);
-	appendStringInfo(&buf, "DELETE FROM %s AS t USING delta AS d\nWHERE NOT %s AND ",
-					 quote_relation(target), keep);
+	initStringInfo(&assignments);
+	appendStringInfo(&buf, "MERGE INTO %s AS t\nUSING (SELECT * FROM (\n%s\n) AS d ORDER BY %s) AS d\nON ",
+					 quote_relation(target), delta, list_key(shape, "d"));
 	append_key_match(&buf, shape, "t", "d");
-	appendStringInfoString(&buf, "\n)\n");
-	append_insert(&buf, shape, target);
-	appendStringInfo(&buf, "SELECT %s FROM delta AS d WHERE %s", list_outputs(shape, "d"), keep);
-	(void) append_on_conflict(&buf, shape);
+	appendStringInfo(&buf, "\nWHEN MATCHED AND NOT %s THEN DELETE\nWHEN MATCHED THEN ", keep);
+	if (append_assignments(&assignments, shape, "d"))
+		appendStringInfo(&buf, "UPDATE SET%s", assignments.data);
+	else
+		appendStringInfoString(&buf, "DO NOTHING");
+	appendStringInfo(&buf, "\nWHEN NOT MATCHED AND %s THEN INSERT (%s)\n  VALUES (%s)",
+					 keep, list_outputs(shape, NULL), list_outputs(shape, "d"));
 	return buf.data;
 }
 
