@@ -23,6 +23,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "rewrite/rewriteSupport.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -378,6 +379,11 @@ kappa_apply_batch(KappaApplier *applier, KappaBatchTable *bt, int nmessages)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
+	/*
+	 * Locks that a function took for the session, and did not give back, must
+	 * not outlive its owner's turn, nor may those of a turn that has failed.
+	 */
+	LockReleaseSession(USER_LOCKMETHOD);
 	kappa_definition_enter_owner(&scope, applier->owner,
 								 applier->private->version->settings);
 	kappa_batch_bind(bt, applier->next_offset, applier->npartitions, 0, nmessages);
@@ -395,6 +401,7 @@ kappa_apply_batch(KappaApplier *applier, KappaBatchTable *bt, int nmessages)
 	kappa_guard_permit(InvalidOid);
 	kappa_batch_unbind_all();
 	kappa_definition_leave_owner(&scope);
+	LockReleaseSession(USER_LOCKMETHOD);
 
 	error_context_stack = callback.previous;
 	kappa_apply_current = NULL;

@@ -79,7 +79,8 @@ kappa_guard_permit_ddl(bool permit)
 static void
 end_permits(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
+		event == XACT_EVENT_PREPARE)
 	{
 		permitted_relid = InvalidOid;
 		ddl_permitted = false;
@@ -313,16 +314,17 @@ view_given_away(Node *stmt)
 
 /* ---- databases ---- */
 
+/* The value of an option of CREATE or ALTER DATABASE; NULL if it is not given. */
 static const char *
-template_of(const CreatedbStmt *stmt)
+get_option(List *options, const char *name)
 {
 	ListCell *lc;
 
-	foreach(lc, stmt->options)
+	foreach(lc, options)
 	{
 		DefElem *option = lfirst_node(DefElem, lc);
 
-		if (strcmp(option->defname, "template") == 0 && option->arg != NULL)
+		if (strcmp(option->defname, name) == 0 && option->arg != NULL)
 			return defGetString(option);
 	}
 	return NULL;
@@ -337,13 +339,15 @@ database_wanted_alone(Node *stmt)
 		case T_DropdbStmt:
 			return ((DropdbStmt *) stmt)->dbname;
 		case T_CreatedbStmt:
-			return template_of((CreatedbStmt *) stmt);
+			return get_option(((CreatedbStmt *) stmt)->options, "template");
 		case T_RenameStmt:
 			if (((RenameStmt *) stmt)->renameType == OBJECT_DATABASE)
 				return ((RenameStmt *) stmt)->subname;
 			return NULL;
 		case T_AlterDatabaseStmt:
-			return ((AlterDatabaseStmt *) stmt)->dbname;
+			if (get_option(((AlterDatabaseStmt *) stmt)->options, "tablespace") != NULL)
+				return ((AlterDatabaseStmt *) stmt)->dbname;
+			return NULL;
 		default:
 			return NULL;
 	}
@@ -351,22 +355,35 @@ database_wanted_alone(Node *stmt)
 
 /*
  * Ask kappa's processes to leave, if the caller may do such things to the
- * database at all: others must not be able to interrupt its views.
+ * database at all: others must not be able to interrupt its views.  Whatever
+ * becomes of the command, they may come back after the transaction.
  */
-static Oid
+static void
 evict_if_owner(Node *stmt)
 {
 	const char *name = database_wanted_alone(stmt);
 	Oid dbid;
 
 	if (name == NULL || !kappa_shmem_available())
-		return InvalidOid;
+		return;
 	dbid = get_database_oid(name, true);
 	if (!OidIsValid(dbid) || dbid == MyDatabaseId ||
 		!object_ownercheck(DatabaseRelationId, dbid, GetUserId()))
-		return InvalidOid;
+		return;
+	kappa_shmem_readmit(dbid);
 	kappa_shmem_evict(dbid);
-	return dbid;
+}
+
+/* ---- the hook ---- */
+
+/* Nobody knows what a transaction that was prepared has done to views. */
+static void
+wake_for_prepared(Node *stmt)
+{
+	if (IsA(stmt, TransactionStmt) &&
+		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED &&
+		kappa_catalog_installed())
+		kappa_shmem_wake_at_commit();
 }
 
 static void
@@ -389,7 +406,6 @@ guard_utility(PlannedStmt *pstmt, const char *query_string, bool read_only,
 			  QueryEnvironment *environment, DestReceiver *dest,
 			  QueryCompletion *completion)
 {
-	Oid evicted = InvalidOid;
 	Oid given_away = InvalidOid;
 
 	/* Outside a transaction there is nothing to look up (ROLLBACK, say). */
@@ -397,29 +413,16 @@ guard_utility(PlannedStmt *pstmt, const char *query_string, bool read_only,
 	{
 		check_ddl(pstmt->utilityStmt);
 		given_away = view_given_away(pstmt->utilityStmt);
-		evicted = evict_if_owner(pstmt->utilityStmt);
+		evict_if_owner(pstmt->utilityStmt);
+		wake_for_prepared(pstmt->utilityStmt);
 	}
-
-	if (!OidIsValid(evicted))
+	run_next_utility(pstmt, query_string, read_only, context, params,
+					 environment, dest, completion);
+	if (OidIsValid(given_away))
 	{
-		run_next_utility(pstmt, query_string, read_only, context, params,
-						 environment, dest, completion);
-		if (OidIsValid(given_away))
-			kappa_definition_follow_owner(given_away);
-		return;
+		kappa_definition_follow_owner(given_away);
+		kappa_shmem_wake_at_commit();
 	}
-
-	/* Whatever becomes of the command, the processes may come back. */
-	PG_TRY();
-	{
-		run_next_utility(pstmt, query_string, read_only, context, params,
-						 environment, dest, completion);
-	}
-	PG_FINALLY();
-	{
-		kappa_shmem_readmit(evicted);
-	}
-	PG_END_TRY();
 }
 
 /* ---- drops ---- */
