@@ -167,9 +167,9 @@ is_only_call(FunctionCallInfo fcinfo)
 		!ThereAreNoReadyPortals())
 		return false;
 	stmt = portal->queryDesc->plannedstmt;
-	if (stmt->commandType != CMD_SELECT || stmt->relationOids != NIL ||
-		stmt->subplans != NIL || !IsA(stmt->planTree, Result) ||
-		outerPlan(stmt->planTree) != NULL ||
+	/* Its relationOids say nothing: a constant of type regclass is among them. */
+	if (stmt->commandType != CMD_SELECT || stmt->subplans != NIL ||
+		!IsA(stmt->planTree, Result) || outerPlan(stmt->planTree) != NULL ||
 		list_length(stmt->planTree->targetlist) != 1)
 		return false;
 	target = linitial_node(TargetEntry, stmt->planTree->targetlist);

@@ -329,40 +329,6 @@ kappa_shmem_wake_supervisor(bool reload)
 	LWLockRelease(lock);
 }
 
-static bool wake_pending = false;
-
-static void
-wake_after_commit(XactEvent event, void *arg)
-{
-	switch (event)
-	{
-		case XACT_EVENT_COMMIT:
-			if (wake_pending)
-				kappa_shmem_wake_supervisor(true);
-			wake_pending = false;
-			break;
-		case XACT_EVENT_ABORT:
-		case XACT_EVENT_PREPARE:
-			wake_pending = false;
-			break;
-		default:
-			break;
-	}
-}
-
-void
-kappa_shmem_wake_at_commit(void)
-{
-	static bool registered = false;
-
-	if (!kappa_shmem_available())
-		return;
-	if (!registered)
-		RegisterXactCallback(wake_after_commit, NULL);
-	registered = true;
-	wake_pending = true;
-}
-
 bool
 kappa_shmem_take_attention(void)
 {
@@ -513,8 +479,8 @@ kappa_shmem_evict(Oid dbid)
 	kappa_shmem_change_cancel();
 }
 
-void
-kappa_shmem_readmit(Oid dbid)
+static void
+readmit(Oid dbid)
 {
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	for (int i = 0; i < MAX_EVICTIONS; i++)
@@ -522,6 +488,62 @@ kappa_shmem_readmit(Oid dbid)
 			shared->evictions[i].until = 0;
 	tell_launcher(dbid);
 	LWLockRelease(lock);
+}
+
+/* ---- at the end of a transaction ---- */
+
+/* What is to be done at the end of this transaction. */
+static bool wake_pending = false;
+static Oid readmit_pending = InvalidOid;
+
+static void
+finish_transaction(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			if (wake_pending)
+				kappa_shmem_wake_supervisor(true);
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			break;
+		default:
+			return;
+	}
+	if (OidIsValid(readmit_pending))
+		readmit(readmit_pending);
+	wake_pending = false;
+	readmit_pending = InvalidOid;
+}
+
+static void
+register_finish(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		RegisterXactCallback(finish_transaction, NULL);
+	registered = true;
+}
+
+void
+kappa_shmem_wake_at_commit(void)
+{
+	if (!kappa_shmem_available())
+		return;
+	register_finish();
+	wake_pending = true;
+}
+
+/* Before that, the launcher would meet a database that is about to vanish. */
+void
+kappa_shmem_readmit(Oid dbid)
+{
+	register_finish();
+	if (OidIsValid(readmit_pending) && readmit_pending != dbid)
+		readmit(readmit_pending);
+	readmit_pending = dbid;
 }
 
 /* ---- the launcher ---- */
@@ -734,6 +756,11 @@ leave_views(int worker, int code)
 		}
 		if (slot->wanted == worker)
 			slot->wanted = -1;
+		if (code == 0 && owned && slot->state != KAPPA_RUN_RETRYING)
+		{
+			change_state(slot, KAPPA_RUN_WAITING);
+			strlcpy(slot->reason, "waiting for a worker", sizeof(slot->reason));
+		}
 		if (code == 0 || slot->owner >= 0)
 			continue;
 		pg_atomic_fetch_add_u64(&slot->counters.restarts, 1);

@@ -111,7 +111,7 @@ extern void kappa_shmem_announce_change(void);
 /*
  * Ask all of kappa's processes to leave a database, and wait until they have
  * (DROP DATABASE, RENAME, CREATE DATABASE ... TEMPLATE).  They stay away for a
- * minute, or until kappa_shmem_readmit.
+ * minute, or until the end of a transaction that calls kappa_shmem_readmit.
  */
 extern void kappa_shmem_evict(Oid dbid);
 extern void kappa_shmem_readmit(Oid dbid);

@@ -36,8 +36,9 @@
 #include "source.h"
 #include "waiters.h"
 
-/* How long one question to the brokers may keep the worker. */
+/* How long one question to the brokers may keep the worker: alone, and with others. */
 #define ASK_TIMEOUT_MS 3000
+#define BUSY_ASK_TIMEOUT_MS 1000
 
 /* The longest delay before the brokers are tried again. */
 #define MAX_RETRY_DELAY_MS 5000
@@ -139,7 +140,7 @@ kappa_source_note_readable(void *arg)
 	}
 }
 
-/* Open the client for questions that cannot wait; throws. */
+/* Open the client for questions; throws. */
 static KafkaClient *
 get_asker(KappaConnection *connection)
 {
@@ -353,10 +354,20 @@ note_trouble(KappaSource *source, const ErrorData *error, bool shown)
 		kappa_worker_suspend_view(lfirst(lc), error, source->retry_at);
 }
 
+static bool
+is_down(KappaConnection *connection)
+{
+	const char *reason;
+
+	return kappa_kafka_last_error(connection->client, &reason) != 0 ||
+		(connection->asker != NULL &&
+		 kappa_kafka_last_error(connection->asker, &reason) != 0);
+}
+
 /*
- * Likewise for an error that a question to the brokers has met.  One of the
- * connection concerns all of its sources: none of them needs to find out for
- * itself.
+ * Likewise for an error that a question to the brokers has met.  If the whole
+ * client is in trouble this concerns all sources of the connection: none of
+ * them needs to find out for itself.
  */
 static void
 note_broker_trouble(KappaSource *source, const ErrorData *error)
@@ -364,7 +375,7 @@ note_broker_trouble(KappaSource *source, const ErrorData *error)
 	KappaConnection *connection = source->connection;
 	ListCell *lc;
 
-	if (connection != NULL &&
+	if (connection != NULL && is_down(connection) &&
 		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION)
 	{
 		connection->down_since = 0;
@@ -394,17 +405,52 @@ note_success(KappaSource *source)
 			kappa_worker_resume_view(lfirst(lc));
 }
 
-/* Ask the brokers, with patience for ASK_TIMEOUT_MS only. */
+/* Whether sources would have to wait for the answer to another one's question. */
+static bool
+others_are_started(KappaSource *source)
+{
+	ListCell *lc;
+
+	foreach(lc, kappa_sources)
+		if (lfirst(lc) != source && ((KappaSource *) lfirst(lc))->started)
+			return true;
+	return false;
+}
+
+/* Ask the brokers about a source, but do not wait for long. */
 static ErrorData *
-attempt_asking(void (*step)(void *arg), void *arg)
+attempt_asking(void (*step)(void *arg), KappaSource *source)
 {
 	int saved = kappa_connect_timeout;
+	int patience = others_are_started(source) ? BUSY_ASK_TIMEOUT_MS : ASK_TIMEOUT_MS;
 	ErrorData *error;
 
-	kappa_connect_timeout = Min(saved, ASK_TIMEOUT_MS);
-	error = kappa_worker_attempt(step, arg);
+	kappa_connect_timeout = Min(saved, patience);
+	error = kappa_worker_attempt(step, source);
 	kappa_connect_timeout = saved;
 	return error;
+}
+
+/* Whether a question would have to wait for a fetch. */
+static bool
+is_fetching(KappaConnection *connection)
+{
+	ListCell *lc;
+
+	foreach(lc, kappa_sources)
+		if (((KappaSource *) lfirst(lc))->connection == connection &&
+			((KappaSource *) lfirst(lc))->started)
+			return true;
+	return false;
+}
+
+/* The handle to ask through; throws. */
+static KafkaTopic *
+get_asking_topic(KappaSource *source)
+{
+	if (!is_fetching(source->connection))
+		return source->topic;
+	return kappa_kafka_topic(get_asker(source->connection), source->name);
 }
 
 static void
@@ -412,16 +458,36 @@ ask_ends_step(void *arg)
 {
 	KappaSource *source = arg;
 
-	kappa_kafka_watermarks(source->topic, source->npartitions, NULL, source->end);
+	kappa_kafka_watermarks(get_asking_topic(source), source->npartitions, NULL, source->end);
 }
 
+/* Whoever waits for the end of the log means that of new partitions, too. */
 static void
-ask_ends_at_once_step(void *arg)
+ask_all_ends_step(void *arg)
 {
 	KappaSource *source = arg;
-	KafkaTopic *topic = kappa_kafka_topic(get_asker(source->connection), source->name);
+	KafkaTopic *topic = get_asking_topic(source);
 
-	kappa_kafka_watermarks(topic, source->npartitions, NULL, source->end);
+	if (kappa_kafka_partition_count(topic) != source->npartitions)
+		source->stale = true;
+	else
+		kappa_kafka_watermarks(topic, source->npartitions, NULL, source->end);
+}
+
+/*
+ * A question beside the fetch has failed.  Busy brokers that answer late are
+ * no trouble as long as the client has no error to tell.
+ */
+static void
+judge_failed_question(KappaSource *source, const ErrorData *error)
+{
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION &&
+		!is_down(source->connection))
+		ereport(DEBUG1,
+				(errmsg_internal("%s", error->message),
+				 errdetail_internal("%s", error->detail ? error->detail : "")));
+	else
+		note_broker_trouble(source, error);
 }
 
 static bool
@@ -433,16 +499,18 @@ ask_ends(KappaSource *source, void (*step)(void *arg))
 		return false;
 	source->ends_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ENDS_INTERVAL_MS);
 	error = attempt_asking(step, source);
-	if (error == NULL)
-		return true;
-	note_broker_trouble(source, error);
-	return false;
+	source->ask_failed = error != NULL;
+	if (error != NULL)
+		judge_failed_question(source, error);
+	return error == NULL;
 }
 
 bool
-kappa_source_ask_ends_at_once(KappaSource *source)
+kappa_source_ask_all_ends(KappaSource *source)
 {
-	return ask_ends(source, ask_ends_at_once_step);
+	if (source->ask_failed && GetCurrentTimestamp() < source->ends_at)
+		return false;
+	return ask_ends(source, ask_all_ends_step) && !source->stale;
 }
 
 /*
@@ -643,14 +711,17 @@ static void
 ask_log_step(void *arg)
 {
 	KappaSource *source = arg;
+	KappaConnection *connection;
+	KafkaTopic *topic;
 	int n;
 
-	source->connection = open_connection(source->serverid, source->owner,
-										 needs_headers(source));
-	source->topic = kappa_kafka_topic(source->connection->client, source->name);
-	n = kappa_kafka_partition_count(source->topic);
+	connection = open_connection(source->serverid, source->owner, needs_headers(source));
+	source->connection = connection;
+	source->topic = kappa_kafka_topic(connection->client, source->name);
+	topic = get_asking_topic(source);
+	n = kappa_kafka_partition_count(topic);
 	set_partition_count(source, n);
-	kappa_kafka_watermarks(source->topic, n, source->begin, source->end);
+	kappa_kafka_watermarks(topic, n, source->begin, source->end);
 }
 
 typedef struct SetLogStep
@@ -731,6 +802,16 @@ start_partitions_step(void *arg)
 	}
 }
 
+/* Every partition has been read to an end that it had. */
+static bool
+has_seen_ends(KappaSource *source)
+{
+	for (int p = 0; p < source->npartitions; p++)
+		if (source->eof[p] < 0)
+			return false;
+	return true;
+}
+
 /* A view's record of its last messages serves as the source's until there are newer ones. */
 static void
 take_last_messages(KappaSource *source, KappaServed *served)
@@ -775,6 +856,7 @@ start_source(KappaSource *source, TimestampTz now)
 	source->started = true;
 	source->stale = false;
 	source->settled = false;
+	source->advanced = has_seen_ends(source);
 	source->readable = true;
 	source->metadata_at = TimestampTzPlusMilliseconds(now, kappa_metadata_interval);
 	source->ends_at = TimestampTzPlusMilliseconds(now, ENDS_INTERVAL_MS);
@@ -786,7 +868,7 @@ count_partitions_step(void *arg)
 {
 	KappaSource *source = arg;
 
-	if (kappa_kafka_partition_count(source->topic) != source->npartitions)
+	if (kappa_kafka_partition_count(get_asking_topic(source)) != source->npartitions)
 		source->stale = true;
 }
 
@@ -799,7 +881,23 @@ look_for_partitions(KappaSource *source, TimestampTz now)
 	source->metadata_at = TimestampTzPlusMilliseconds(now, kappa_metadata_interval);
 	error = attempt_asking(count_partitions_step, source);
 	if (error != NULL)
-		note_broker_trouble(source, error);
+		judge_failed_question(source, error);
+}
+
+/* The configuration has changed: a shorter interval holds at once. */
+void
+kappa_source_hasten_metadata(void)
+{
+	TimestampTz latest = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													 kappa_metadata_interval);
+	ListCell *lc;
+
+	foreach(lc, kappa_sources)
+	{
+		KappaSource *source = lfirst(lc);
+
+		source->metadata_at = Min(source->metadata_at, latest);
+	}
 }
 
 /* ---- fetching ---- */
@@ -847,6 +945,7 @@ note_eof(KappaSource *source, const KappaMessage *message)
 
 	source->eof[p] = message->offset;
 	source->end[p] = message->offset;
+	source->unreported = true;
 	source->advanced |= !source->settled;
 	if (message->offset > source->fetched[p])
 	{
@@ -962,8 +1061,9 @@ kappa_source_has_batch(KappaSource *source, TimestampTz now)
 		return now >= source->next_batch_at ||
 			source->nmessages >= kappa_batch_rows ||
 			source->nbytes >= (Size) kappa_batch_bytes * 1024;
-	return source->advanced &&
-		(now >= source->next_store_at || kappa_waiters_exist(source));
+	if (source->advanced && now >= source->next_store_at)
+		return true;
+	return (source->advanced || !source->settled) && kappa_waiters_exist(source);
 }
 
 void
@@ -974,9 +1074,12 @@ kappa_source_serve(KappaSource *source, TimestampTz now)
 	if (!source->started)
 		return;
 	gather(source);
+	if (source->unreported && source->nmessages == 0 && !source->advanced)
+		kappa_source_report(source, false);
 	if (source->started && source->metadata_at <= now)
 		look_for_partitions(source, now);
-	if (source->started && source->ends_at <= now && !kappa_source_at_end(source) &&
+	if (source->started && source->ends_at <= now &&
+		(!kappa_source_at_end(source) || source->ask_failed) &&
 		ask_ends(source, ask_ends_step))
 		kappa_source_report(source, true);
 }
@@ -1003,16 +1106,6 @@ kappa_source_lag(KappaServed *served)
 	for (int p = 0; p < source->npartitions; p++)
 		lag += Max(source->end[p] - served->applier->next_offset[p], 0);
 	return lag;
-}
-
-/* Every partition has been read to an end that it had. */
-static bool
-has_seen_ends(KappaSource *source)
-{
-	for (int p = 0; p < source->npartitions; p++)
-		if (source->eof[p] < 0)
-			return false;
-	return true;
 }
 
 /*
@@ -1067,6 +1160,7 @@ kappa_source_report(KappaSource *source, bool ends_are_fresh)
 {
 	ListCell *lc;
 
+	source->unreported = false;
 	foreach(lc, source->views)
 	{
 		KappaServed *served = lfirst(lc);
@@ -1088,7 +1182,7 @@ kappa_source_next_moment(KappaSource *source)
 		next = kappa_earlier(next, Max(source->next_batch_at, 1));
 	else if (source->advanced)
 		next = kappa_earlier(next, Max(source->next_store_at, 1));
-	if (!kappa_source_at_end(source))
+	if (!kappa_source_at_end(source) || source->ask_failed)
 		next = kappa_earlier(next, source->ends_at);
 	if (source->connection->down_since != 0)
 		next = kappa_earlier(next, TimestampTzPlusMilliseconds(source->connection->down_since,

@@ -26,9 +26,9 @@ typedef struct KappaConnection
 	TimestampTz down_since; /* an error of the whole client; 0: none */
 
 	/*
-	 * A second client, for questions that somebody waits for: a broker answers
-	 * those of the first one only after the fetch that is under way, which it
-	 * holds back until there is a message.  NULL unless used lately.
+	 * A second client, for questions while the first one fetches: a broker
+	 * answers in turn, and holds the answer to a fetch back until there is a
+	 * message.  NULL unless used lately.
 	 */
 	MemoryContext asker_context;
 	KafkaClient *asker;
@@ -74,6 +74,7 @@ typedef struct KappaSource
 	bool readable; /* there may be more */
 	bool advanced; /* EOF events have moved fetched[] beyond the messages */
 	bool settled;  /* something was delivered since it was started */
+	bool unreported; /* EOF events have come since the last report */
 	uint64 fetch_us;
 	TimestampTz next_batch_at;
 	TimestampTz next_store_at; /* of a position without messages */
@@ -85,6 +86,7 @@ typedef struct KappaSource
 	/* Times to do something; 0: not due. */
 	TimestampTz metadata_at;
 	TimestampTz ends_at;
+	bool ask_failed;      /* the last question for the ends: not before ends_at again */
 	TimestampTz retry_at; /* while not started */
 	TimestampTz trouble_at;
 	int failures;
@@ -112,6 +114,9 @@ extern void kappa_source_check_connections(TimestampTz now);
 /* Close connections whose server or user mapping has changed. */
 extern void kappa_source_reread_connections(void);
 
+/* The configuration has changed. */
+extern void kappa_source_hasten_metadata(void);
+
 /* Whether a delivery is due. */
 extern bool kappa_source_has_batch(KappaSource *source, TimestampTz now);
 
@@ -119,10 +124,10 @@ extern bool kappa_source_has_batch(KappaSource *source, TimestampTz now);
 extern void kappa_source_release(KappaSource *source);
 
 /*
- * Ask for the end offsets now, without waiting for a fetch that is under way.
- * False if they could not be had.
+ * Ask for the end offsets now.  False if they could not be had, or there are
+ * partitions that the source does not know yet.
  */
-extern bool kappa_source_ask_ends_at_once(KappaSource *source);
+extern bool kappa_source_ask_all_ends(KappaSource *source);
 
 /* True if every partition has been read up to an EOF event and nothing is in hand. */
 extern bool kappa_source_at_end(KappaSource *source);

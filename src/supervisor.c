@@ -70,7 +70,7 @@ typedef struct Candidate
 {
 	RunnableView *runnable; /* NULL: should not run any more */
 	KappaViewPlace *place;
-	int64 position; /* sum of its next offsets; of views to be placed only */
+	int64 position; /* sum of its next offsets; of groups to be placed only */
 } Candidate;
 
 /* A worker that was started from here. */
@@ -470,15 +470,53 @@ get_main_worker(const RunnableView *view)
 	return worker;
 }
 
-/* Likewise a worker that serves views of the group that are behind. */
+/*
+ * The worker that serves views of the group that are behind, -1 if there is
+ * none; and the position of the one that is furthest behind there.
+ */
 static int
-get_catchup_worker(const RunnableView *view)
+find_catchup_worker(const RunnableView *view, int64 *position)
 {
+	int worker = -1;
+
+	*position = PG_INT64_MAX;
+	for (int i = 0; i < nworkers && worker < 0; i++)
+		if (workers[i].catchup && !workers[i].stop &&
+			serves_group(workers[i].id.slot, view))
+			worker = workers[i].id.slot;
+	for (int i = 0; i < ncandidates && worker >= 0; i++)
+		if (candidates[i].runnable != NULL && candidates[i].place->wanted == worker &&
+			same_group(candidates[i].runnable, view))
+			*position = Min(*position, candidates[i].position);
+	return worker;
+}
+
+/*
+ * A worker for a view that is behind, or has failed: the one that is behind as
+ * far, a new one, one that does something else.  When there may be no more
+ * workers, views of a group share one and read again what some of them have;
+ * but a failing view must not make the others do that time and again.
+ */
+static int
+get_catchup_worker(Candidate *candidate)
+{
+	RunnableView *view = candidate->runnable;
+	bool failing = candidate->place->failing;
+	int64 position;
+	int worker = find_catchup_worker(view, &position);
+	int other;
+
 	if (kappa_max_workers == 1)
 		return get_main_worker(view);
+	if (worker >= 0 && !failing && candidate->position >= position - kappa_batch_rows &&
+		candidate->position <= position + kappa_batch_rows)
+		return worker;
 	if (count_workers(false) < kappa_max_workers)
 		return start_worker(view, true);
-	return find_least_busy(true, view);
+	other = find_least_busy(true, view);
+	if (other >= 0 || failing)
+		return other;
+	return worker;
 }
 
 /*
@@ -615,7 +653,7 @@ place_group(List *due, TimestampTz now)
 		else if (close && !candidate->place->failing)
 			worker = get_main_worker(view);
 		else
-			worker = get_catchup_worker(view);
+			worker = get_catchup_worker(candidate);
 
 		if (worker >= 0)
 			assign(candidate, worker);

@@ -131,7 +131,7 @@ set_targets(KappaSource *source)
 
 		if (waiter->target != NULL || find_view(source, waiter) == NULL)
 			continue;
-		if (!asked && !kappa_source_ask_ends_at_once(source))
+		if (!asked && !kappa_source_ask_all_ends(source))
 			return false;
 		asked = true;
 		waiter->npartitions = source->npartitions;
@@ -158,7 +158,7 @@ kappa_waiters_serve(KappaSource *source)
 	List *all;
 	ListCell *lc;
 
-	if (waiters == NIL || !source->started || !set_targets(source))
+	if (waiters == NIL || !source->started || !set_targets(source) || !source->settled)
 		return;
 	all = list_copy(waiters);
 	foreach(lc, all)

@@ -74,10 +74,7 @@ kappa_worker_attempt(void (*step)(void *arg), void *arg)
 		MemoryContextSwitchTo(KappaRoundContext);
 		error = CopyErrorData();
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-		{
-			kappa_shmem_set_exit_reason(error->sqlerrcode, error->message);
 			PG_RE_THROW();
-		}
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		kappa_batch_unbind_all();
@@ -626,6 +623,7 @@ serve_interrupts(void)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
+		kappa_source_hasten_metadata();
 	}
 	MemoryContextReset(KappaRoundContext);
 	if (kappa_shmem_take_attention())
@@ -726,7 +724,21 @@ void
 kappa_worker_main(Datum arg)
 {
 	init_worker();
-	update_set();
-	kappa_waiters_collect();
-	run_loop();
+	PG_TRY();
+	{
+		update_set();
+		kappa_waiters_collect();
+		run_loop();
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		/* The views that are left behind shall say why. */
+		MemoryContextSwitchTo(KappaWorkerContext);
+		error = CopyErrorData();
+		kappa_shmem_set_exit_reason(error->sqlerrcode, error->message);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 }
