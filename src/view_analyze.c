@@ -151,7 +151,7 @@ check_tail(ParseState *pstate, Query *query)
 					 "FOR UPDATE and FOR SHARE are not supported in a view of kappa", NULL);
 	if (query->sortClause != NIL && !query->hasDistinctOn && query->distinctClause == NIL)
 		kappa_refuse(pstate, locate_sort(query),
-					 "ORDER BY is not supported in a view of kappa, but after DISTINCT ON",
+					 "ORDER BY is not supported in a view of kappa, except with DISTINCT ON",
 					 "A table has no order: sort in the queries that read the view, with an index on the view if need be.");
 }
 
@@ -548,13 +548,12 @@ is_never_null(KappaQuery *kq, Node *node)
 static void
 warn_of_nulls(KappaQuery *kq, SortGroupClause *clause, TargetEntry *tle)
 {
-	Oid opfamily;
-	Oid type;
-	int16 strategy;
+	TypeCacheEntry *entry = lookup_type_cache(exprType((Node *) tle->expr),
+											  TYPECACHE_BTREE_OPFAMILY);
 
-	if (!clause->nulls_first ||
-		!get_ordering_op_properties(clause->sortop, &opfamily, &type, &strategy) ||
-		strategy != BTGreaterStrategyNumber || is_never_null(kq, (Node *) tle->expr))
+	if (!clause->nulls_first || !OidIsValid(entry->btree_opf) ||
+		get_op_opfamily_strategy(clause->sortop, entry->btree_opf) != BTGreaterStrategyNumber ||
+		is_never_null(kq, (Node *) tle->expr))
 		return;
 	ereport(WARNING,
 			(errmsg("rows in which the ORDER BY expression is null come first"),
@@ -671,11 +670,6 @@ set_changelog_key(KappaQuery *kq, KappaShape *shape, KappaColumn *column)
 static void
 make_changelog(KappaQuery *kq, KappaShape *shape)
 {
-	if (kq->table->key_order == KAPPA_KEY_ORDER_TIMESTAMP)
-		kappa_refuse(kq->pstate, exprLocation((Node *) kq->query->targetList),
-					 psprintf("views over a changelog with the option key_order 'timestamp' (\"%s\") are not supported yet",
-							  kq->table->name),
-					 "Write each key to one partition, and leave the option out.");
 	for (int i = 0; i < kq->table->ncolumns; i++)
 	{
 		KappaColumn *column = &kq->table->columns[i];

@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
@@ -74,12 +75,14 @@ check_function_class(ExpressionCheck *check, Oid funcid)
 			break;
 		case KAPPA_FUNCTION_SESSION:
 			refuse_node(check, check->node,
-						psprintf("function %s() depends on the session or the server", name),
+						psprintf("function %s() depends on the state of the session or the server", name),
 						"A view of kappa depends on its messages alone.");
 			break;
 		case KAPPA_FUNCTION_VOLATILE:
 			refuse_node(check, check->node,
 						psprintf("function %s() is volatile", name),
+						funcid < FirstGenbkiObjectId ?
+						"The same message must give the same row whenever it is read.  Let the producer put such a value into the message." :
 						"The same message must give the same row whenever it is read.  If the function's result depends on its arguments alone, declare it IMMUTABLE.");
 			break;
 	}
@@ -226,7 +229,7 @@ refuse_value_function(ExpressionCheck *check, SQLValueFunction *function)
 		refuse_node(check, (Node *) function,
 					psprintf("%s reads the clock", name), CLOCK_HINT);
 	refuse_node(check, (Node *) function,
-				psprintf("%s depends on the session or the server", name),
+				psprintf("%s depends on the state of the session or the server", name),
 				"A view of kappa depends on its messages alone.");
 }
 
@@ -284,10 +287,9 @@ check_nested_entry(ExpressionCheck *check, RangeTblEntry *rte)
 		kappa_refuse_locate(check->kq->pstate, rte);
 	if (kappa_options_is_topic(rte->relid))
 		kappa_refuse(check->kq->pstate, location,
-					 psprintf("topic \"%s\" cannot be read in a subquery", get_rel_name(rte->relid)),
-					 rte->relid == check->kq->scan->source ?
-					 "A topic is read once: move the subquery's expressions and conditions to the outer query." :
-					 "A view of kappa reads one topic, in FROM of the outer query.");
+					 psprintf("topic \"%s\" cannot be read inside a subquery or an SQL view",
+							  get_rel_name(rte->relid)),
+					 "A view of kappa reads one topic, once, in FROM of the outer query.  Move expressions and conditions over the topic there.");
 	kappa_query_check_lookup(check->kq, rte, location);
 }
 
@@ -366,9 +368,9 @@ check_expression(Node *node, ExpressionCheck *check)
 		check_nested_entry(check, (RangeTblEntry *) node);
 		return false;
 	}
+	check_node(check, node);
 	check->node = node;
 	(void) check_functions_in_node(node, check_function, check);
-	check_node(check, node);
 	return expression_tree_walker(node, check_expression, check);
 }
 

@@ -301,13 +301,18 @@ static void
 refuse_multiple(KappaQuery *kq, Node *item)
 {
 	RangeTblEntry *rte;
+	int location;
 
 	while (IsA(item, JoinExpr))
 		item = ((JoinExpr *) item)->rarg;
 	rte = rt_fetch(((RangeTblRef *) item)->rtindex, kq->query->rtable);
-	kappa_refuse(kq->pstate,
-				 rte->rtekind == RTE_FUNCTION ? exprLocation((Node *) rte->functions) :
-				 kappa_refuse_locate(kq->pstate, rte),
+	if (rte->rtekind == RTE_FUNCTION)
+		location = exprLocation(linitial_node(RangeTblFunction, rte->functions)->funcexpr);
+	else if (rte->rtekind == RTE_SUBQUERY)
+		location = exprLocation((Node *) rte->subquery->targetList);
+	else
+		location = kappa_refuse_locate(kq->pstate, rte);
+	kappa_refuse(kq->pstate, location,
 				 psprintf("a row of changelog \"%s\" may be joined with more than one row",
 						  get_rel_name(kq->scan->source)),
 				 "Join a table on all columns of a primary key or unique constraint, as in: FROM topic [LEFT] JOIN table ON table.key = expression.  Or use a subquery as an expression.");

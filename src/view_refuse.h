@@ -11,14 +11,15 @@
 #ifndef KAPPA_VIEW_REFUSE_H
 #define KAPPA_VIEW_REFUSE_H
 
+#include "compat.h"
 #include "parser/parse_node.h"
 
 /*
  * Refuse a construct: 0A000 with the message, a hint unless NULL, and the
  * position of location in the text that pstate knows (none if it knows none).
  */
-extern void kappa_refuse(ParseState *pstate, int location, const char *message,
-						 const char *hint) pg_attribute_noreturn();
+pg_noreturn extern void kappa_refuse(ParseState *pstate, int location,
+									 const char *message, const char *hint);
 
 /*
  * For ereport: the place of a location.  The text is not the statement that
