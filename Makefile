@@ -70,7 +70,7 @@ OBJS = \
 	src/worker.o
 
 # Tests that read topics run when a mock broker is there; test/run starts one.
-REGRESS =
+REGRESS = ddl decode_json decode_raw decode_types options
 REGRESS_BROKER =
 ifneq ($(KAPPA_TEST_MOCK),)
 REGRESS += $(REGRESS_BROKER)
@@ -83,7 +83,6 @@ ISOLATION_OPTS = --inputdir=test/isolation --temp-instance=./tmp_check_iso \
 
 TAP_TESTS = 1
 PROVE_TESTS ?= test/t/*.pl
-PROVE_FLAGS += -I $(CURDIR)/test
 
 WARNINGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers $(if $(WERROR),-Werror)
@@ -93,10 +92,11 @@ PG_CPPFLAGS = -DKAPPA_VERSION='"$(EXTVERSION)"' \
 	$(shell pkg-config --cflags rdkafka)
 PG_CFLAGS = $(WARNINGS)
 PG_CXXFLAGS = $(WARNINGS) -Wno-register -std=c++17 -fno-exceptions -fno-rtti \
-	-fvisibility=hidden -fvisibility-inlines-hidden -DSIMDJSON_EXCEPTIONS=0 $(shell pkg-config --cflags simdjson)
+	-fvisibility=hidden -fvisibility-inlines-hidden -DSIMDJSON_EXCEPTIONS=0 \
+	$(shell pkg-config --cflags simdjson)
 SHLIB_LINK = $(shell pkg-config --libs rdkafka simdjson) -lstdc++
 
-EXTRA_CLEAN = test/broker/build tmp_check_iso output_iso
+EXTRA_CLEAN = test/broker/build portlock
 
 # The module is not inlined into queries, and its C++ file has no bitcode rule.
 override with_llvm = no
@@ -105,26 +105,35 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
+PROVE_FLAGS += -I $(CURDIR)/test
+
 # PGXS knows no dependencies on headers; the tree is small enough for this.
 $(OBJS): $(wildcard src/*.h) Makefile kappa.control
 
-# Programs of the tests and the demo: a client of Kafka, a mock broker, a shop.
+installcheck: test-programs
+
+# Programs of the tests, the demo and the benchmark: a client of Kafka, a mock
+# broker, a shop, and what makes and measures load.
 BUILD = test/broker/build
 test-programs: $(BUILD)/kafka_tool $(BUILD)/mock_broker
 demo-programs: $(BUILD)/demo_shop
+bench-programs: $(BUILD)/produce $(BUILD)/raw_consume $(BUILD)/latency
+$(BUILD)/latency: PROGRAM_LIBS = -I$(shell $(PG_CONFIG) --includedir) -lpq
 $(BUILD)/%: test/broker/%.c
 	$(build_program)
 $(BUILD)/%: demo/%.c
 	$(build_program)
+$(BUILD)/%: bench/%.c
+	$(build_program)
 define build_program
 @mkdir -p $(BUILD)
 $(CC) -g -O2 -D_GNU_SOURCE $(WARNINGS) -o $@ $< \
-	$(shell pkg-config --cflags --libs rdkafka)
+	$(shell pkg-config --cflags --libs rdkafka) $(PROGRAM_LIBS)
 endef
 
 lint:
 	test/lint/run
 format:
-	clang-format-14 -i src/*.[ch] src/*.cpp test/broker/*.c demo/*.c
+	clang-format-14 -i src/*.[ch] src/*.cpp test/broker/*.c demo/*.c bench/*.c
 
-.PHONY: test-programs demo-programs lint format
+.PHONY: test-programs demo-programs bench-programs lint format

@@ -137,8 +137,12 @@ draw(Shop *shop, int limit)
 	return (int) (z % (uint64_t) limit);
 }
 
+/*
+ * The microseconds are a running number: two events at the same time would
+ * leave it open which of them is the last.
+ */
 static void
-format_time(char *buffer, size_t size, int64_t ms)
+format_time(const Shop *shop, char *buffer, size_t size, int64_t ms)
 {
 	time_t seconds = ms / 1000;
 	struct tm parts;
@@ -146,7 +150,8 @@ format_time(char *buffer, size_t size, int64_t ms)
 
 	gmtime_r(&seconds, &parts);
 	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &parts);
-	snprintf(buffer, size, "%s.%03dZ", text, (int) (ms % 1000));
+	snprintf(buffer, size, "%s.%03d%03dZ", text, (int) (ms % 1000),
+			 (int) (shop->messages % 1000));
 }
 
 /* Send a message; one without value is a tombstone. */
@@ -196,7 +201,7 @@ play_click(Shop *shop, int64_t at)
 	int country = draw(shop, lengthof(countries));
 	int page = draw(shop, 3) == 0 ? draw(shop, 4) : draw(shop, lengthof(pages));
 
-	format_time(when, sizeof(when), at);
+	format_time(shop, when, sizeof(when), at);
 	snprintf(value, sizeof(value),
 			 "{\"user_id\":%d,\"page\":\"%s\",\"geo\":{\"country\":\"%s\"},"
 			 "\"at\":\"%s\"}",
@@ -244,7 +249,7 @@ play_order(Shop *shop, int64_t at)
 				 goods[good].sku, 1 + draw(shop, 4), goods[good].cents / 100,
 				 goods[good].cents % 100);
 	}
-	format_time(when, sizeof(when), at);
+	format_time(shop, when, sizeof(when), at);
 	snprintf(value, sizeof(value),
 			 "{\"order_id\":%" PRId64 ",\"user_id\":%d,\"country\":\"%s\","
 			 "\"at\":\"%s\",\"items\":[%s]}",
@@ -319,6 +324,8 @@ main(int argc, char **argv)
 						  sizeof(message)) ||
 		rd_kafka_conf_set(conf, "linger.ms", "5", message, sizeof(message)) ||
 		rd_kafka_conf_set(conf, "partitioner", "consistent_random", message,
+						  sizeof(message)) ||
+		rd_kafka_conf_set(conf, "sticky.partitioning.linger.ms", "0", message,
 						  sizeof(message)))
 		fail("configuration", message);
 	shop.prefix = argv[2];

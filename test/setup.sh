@@ -95,12 +95,13 @@ make_work_folder() {
 	as_user=()
 	if [ "$(id -u)" = 0 ]; then
 		chown -R postgres: "$work"
-		as_user=(runuser -u postgres --)
+		as_user=(setpriv --reuid=postgres --regid=postgres --init-groups --)
 	fi
 }
 
 # Run a script of the copied tree as the user of the server, and hand on its
-# exit status.  Signals that we get reach it too.
+# exit status.  Signals that we get reach it as SIGTERM: a background job is
+# started with SIGINT ignored.
 run_in_work_folder() {
 	local script=$1 child status
 	shift

@@ -432,6 +432,9 @@ open_producer(const Options *options)
 
 	set_conf(conf, "bootstrap.servers", options->brokers);
 	set_conf(conf, "linger.ms", options->rate > 0 ? "0" : "5");
+
+	/* What is sent again, after a broker was killed, must not be there twice. */
+	set_conf(conf, "enable.idempotence", "true");
 	set_conf(conf, "message.max.bytes", "20971520");
 	set_conf(conf, "queue.buffering.max.kbytes", "131072");
 	set_conf(conf, "compression.codec", options->codec);
