@@ -238,12 +238,12 @@ SELECT v.view,
        CASE WHEN (v.system_identifier, v.database) <> (s.system_identifier, d.oid) THEN 'paused'
             WHEN v.state <> 'running' THEN v.state
             WHEN pg_catalog.pg_is_in_recovery() THEN 'paused'
-            ELSE coalesce(r.state, 'catching up')
+            ELSE coalesce(r.state, 'retrying')
        END AS state,
        CASE WHEN (v.system_identifier, v.database) <> (s.system_identifier, d.oid) THEN 'restored'
             WHEN v.state <> 'running' THEN v.reason
             WHEN pg_catalog.pg_is_in_recovery() THEN 'the server is a standby'
-            WHEN r.view IS NULL THEN 'waiting for the supervisor'
+            WHEN r.view IS NULL THEN 'waiting for the supervisor of this database; if that lasts, max_worker_processes may be too small'
             ELSE r.reason
        END AS reason,
        r.sqlstate,

@@ -109,6 +109,11 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 							NIL, rel->lateral_relids, NULL, NIL, NIL)
 #endif
 
+/* 18 marks functions that do not return before their declaration. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* 16 passes the planner's state where there is one; 18 has group columns as a range table entry. */
 #if PG_VERSION_NUM < 160000
 #define kappa_resolve_aliases(query, node) flatten_join_alias_vars(query, node)
