@@ -70,7 +70,7 @@ OBJS = \
 	src/worker.o
 
 # Tests that read topics run when a mock broker is there; test/run starts one.
-REGRESS = ddl decode_json decode_raw decode_types options
+REGRESS = ddl decode_json decode_raw decode_types options refuse
 REGRESS_BROKER =
 ifneq ($(KAPPA_TEST_MOCK),)
 REGRESS += $(REGRESS_BROKER)

@@ -44,18 +44,28 @@
 
 /* ---- clauses of the outer query ---- */
 
+static const char *
+get_set_operation_name(SetOperation op)
+{
+	if (op == SETOP_UNION)
+		return "UNION";
+	return op == SETOP_INTERSECT ? "INTERSECT" : "EXCEPT";
+}
+
 static void
 refuse_set_operation(ParseState *pstate, Query *query)
 {
 	SetOperationStmt *set = castNode(SetOperationStmt, query->setOperations);
-	const char *name = set->op == SETOP_UNION ? "UNION" :
-		set->op == SETOP_INTERSECT ? "INTERSECT" : "EXCEPT";
+	const char *name = get_set_operation_name(set->op);
 	int location = -1;
 
 	/* The tree has no place for it: point at the SELECT after it. */
 	if (IsA(set->rarg, RangeTblRef))
-		location = exprLocation((Node *) rt_fetch(((RangeTblRef *) set->rarg)->rtindex,
-												  query->rtable)->subquery->targetList);
+	{
+		RangeTblEntry *rte = rt_fetch(((RangeTblRef *) set->rarg)->rtindex, query->rtable);
+
+		location = exprLocation((Node *) rte->subquery->targetList);
+	}
 	kappa_refuse(pstate, location,
 				 psprintf("%s is not supported in a view of kappa", name),
 				 "Make a view for each SELECT, and combine the views in an SQL view.");
@@ -141,9 +151,10 @@ check_with(ParseState *pstate, Query *query)
 static void
 check_tail(ParseState *pstate, Query *query)
 {
-	if (query->limitCount != NULL || query->limitOffset != NULL)
-		kappa_refuse(pstate,
-					 exprLocation(query->limitCount != NULL ? query->limitCount : query->limitOffset),
+	Node *limit = query->limitCount != NULL ? query->limitCount : query->limitOffset;
+
+	if (limit != NULL)
+		kappa_refuse(pstate, exprLocation(limit),
 					 "LIMIT and OFFSET are not supported in a view of kappa",
 					 "Select the first rows in the queries that read the view.");
 	if (query->rowMarks != NIL)
@@ -163,8 +174,8 @@ check_distinct(ParseState *pstate, Query *query)
 	if (query->distinctClause != NIL && !query->hasDistinctOn)
 		kappa_refuse(pstate, exprLocation((Node *) query->targetList),
 					 "SELECT DISTINCT is not supported in a view of kappa",
-					 grouped ? "Apply DISTINCT in the queries that read the view." :
-					 "Use GROUP BY with the same columns.");
+					 grouped ? "Apply DISTINCT in the queries that read the view."
+							 : "Use GROUP BY with the same columns.");
 	if (query->hasDistinctOn && grouped)
 		kappa_refuse(pstate, exprLocation((Node *) query->targetList),
 					 "DISTINCT ON together with aggregates is not supported in a view of kappa",
@@ -396,7 +407,7 @@ depends_on_order(Oid type, Oid combine)
 	if (type != FLOAT4OID && type != FLOAT8OID)
 		return false;
 	return combine != F_FLOAT4LARGER && combine != F_FLOAT4SMALLER &&
-		combine != F_FLOAT8LARGER && combine != F_FLOAT8SMALLER;
+		   combine != F_FLOAT8LARGER && combine != F_FLOAT8SMALLER;
 }
 
 static void
@@ -423,8 +434,8 @@ is_equal_image(const KappaOutput *output)
 								 entry->btree_opintype, BTEQUALIMAGE_PROC);
 
 	return OidIsValid(proc) &&
-		DatumGetBool(OidFunctionCall1Coll(proc, output->collation,
-										  ObjectIdGetDatum(entry->btree_opintype)));
+		   DatumGetBool(OidFunctionCall1Coll(proc, output->collation,
+											 ObjectIdGetDatum(entry->btree_opintype)));
 }
 
 /*
@@ -746,7 +757,7 @@ make_shape(KappaQuery *kq, bool warn)
 KappaShape *
 kappa_analyze_query(Query *query, const char *source_text, bool warn)
 {
-	KappaQuery kq = {make_parsestate(NULL)};
+	KappaQuery kq = { make_parsestate(NULL) };
 
 	kq.pstate->p_sourcetext = source_text;
 	check_clauses(kq.pstate, query);

@@ -50,8 +50,8 @@ typedef struct KappaOutput
 /* One sort key of a LATEST node beyond the DISTINCT ON columns. */
 typedef struct KappaOrder
 {
-	AttrNumber resno;     /* target entry (may be a junk one) */
-	AttrNumber output;    /* the output column that carries it; 0: only the companion can */
+	AttrNumber resno;  /* target entry (may be a junk one) */
+	AttrNumber output; /* the output column that carries it; 0: only the companion can */
 	Oid type;
 	int32 typmod;
 	Oid collation;
@@ -65,14 +65,14 @@ typedef struct KappaNode
 	struct KappaNode *child; /* NULL for a scan */
 
 	/* SCAN */
-	Oid source;          /* the foreign table */
-	Index source_rti;    /* its place in the query's range table */
+	Oid source;       /* the foreign table */
+	Index source_rti; /* its place in the query's range table */
 	bool changelog;
-	Bitmapset *columns;  /* attribute numbers of source that the query reads, and key columns of a changelog */
-	List *lookups;       /* OIDs of ordinary tables */
+	Bitmapset *columns; /* attribute numbers of source: those read, and a changelog's key */
+	List *lookups;      /* OIDs of ordinary tables */
 
 	/* LATEST */
-	List *order; /* of KappaOrder, outermost first; without the tie-breaking (partition, offset) */
+	List *order;                 /* of KappaOrder, outermost first; without (partition, offset) */
 	AttrNumber partition_output; /* the output columns that carry a message's place; 0: none does */
 	AttrNumber offset_output;
 } KappaNode;
@@ -80,13 +80,13 @@ typedef struct KappaNode
 typedef struct KappaShape
 {
 	KappaNode *root;
-	KappaNode *scan;     /* the leaf */
-	const char *kind;    /* "append", "latest", "aggregate": a name for people */
-	List *outputs;       /* of KappaOutput */
-	List *key;           /* resnos (int list) that identify a row; NIL for append and for an aggregate without GROUP BY */
-	bool key_not_null;   /* all key columns are known not to be NULL (changelog keys) */
+	KappaNode *scan;   /* the leaf */
+	const char *kind;  /* "append", "latest", "aggregate": a name for people */
+	List *outputs;     /* of KappaOutput */
+	List *key;         /* resnos that identify a row; NIL: append, or aggregate without GROUP BY */
+	bool key_not_null; /* all key columns are known not to be NULL (changelog keys) */
 	bool needs_companion;
-	char *inexact;       /* why the equality is not exact (lookups, float sums), or NULL */
+	char *inexact; /* why the equality is not exact (lookups, float sums), or NULL */
 } KappaShape;
 
 /*

@@ -63,10 +63,10 @@ static Expr *
 make_message_call(const KappaShape *shape, const char *name, Oid result_type)
 {
 	Index rti = shape->scan->source_rti;
+	Var *source = makeVar(rti, TableOidAttributeNumber, OIDOID, -1, InvalidOid, 0);
+	Var *message = makeVar(rti, SelfItemPointerAttributeNumber, TIDOID, -1, InvalidOid, 0);
 
-	return make_call(name, result_type,
-					 list_make2(makeVar(rti, TableOidAttributeNumber, OIDOID, -1, InvalidOid, 0),
-								makeVar(rti, SelfItemPointerAttributeNumber, TIDOID, -1, InvalidOid, 0)));
+	return make_call(name, result_type, list_make2(source, message));
 }
 
 /* ---- words of the clock ---- */
@@ -105,10 +105,10 @@ guard_datetimes(Node *node, void *context)
 		return (Node *) query_tree_mutator((Query *) node, guard_datetimes, context, 0);
 	if (IsA(node, CoerceViaIO) && kappa_type_takes_clock_words(exprType(node)))
 	{
-		CoerceViaIO *coerce = (CoerceViaIO *) expression_tree_mutator(node, guard_datetimes, context);
+		Node *copy = expression_tree_mutator(node, guard_datetimes, context);
 
-		coerce->arg = guard_text(coerce->arg);
-		return (Node *) coerce;
+		((CoerceViaIO *) copy)->arg = guard_text(((CoerceViaIO *) copy)->arg);
+		return copy;
 	}
 	if (IsA(node, ArrayCoerceExpr) && IsA(((ArrayCoerceExpr *) node)->elemexpr, CoerceViaIO) &&
 		kappa_type_takes_clock_words(exprType(node)))
@@ -408,8 +408,8 @@ make_empty_query(Oid relid, List **names)
 	{
 		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
 		char *name = pstrdup(NameStr(att->attname));
-		Const *null = att->attisdropped ? makeNullConst(INT4OID, -1, InvalidOid) :
-			makeNullConst(att->atttypid, att->atttypmod, att->attcollation);
+		Const *null = makeNullConst(att->attisdropped ? INT4OID : att->atttypid,
+									att->atttypmod, att->attcollation);
 
 		query->targetList = lappend(query->targetList,
 									makeTargetEntry((Expr *) null, i + 1, name, false));

@@ -57,6 +57,16 @@ refuse_node(ExpressionCheck *check, Node *node, const char *message, const char 
 /* ---- functions ---- */
 
 static void
+refuse_volatile(ExpressionCheck *check, Oid funcid, const char *name)
+{
+	const char *hint = "The same message must give the same row whenever it is read.  Let the producer put such a value into the message.";
+
+	if (funcid >= FirstGenbkiObjectId)
+		hint = "The same message must give the same row whenever it is read.  If the function's result depends on its arguments alone, declare it IMMUTABLE.";
+	refuse_node(check, check->node, psprintf("function %s() is volatile", name), hint);
+}
+
+static void
 check_function_class(ExpressionCheck *check, Oid funcid)
 {
 	const char *name = get_func_name(funcid);
@@ -79,11 +89,7 @@ check_function_class(ExpressionCheck *check, Oid funcid)
 						"A view of kappa depends on its messages alone.");
 			break;
 		case KAPPA_FUNCTION_VOLATILE:
-			refuse_node(check, check->node,
-						psprintf("function %s() is volatile", name),
-						funcid < FirstGenbkiObjectId ?
-						"The same message must give the same row whenever it is read.  Let the producer put such a value into the message." :
-						"The same message must give the same row whenever it is read.  If the function's result depends on its arguments alone, declare it IMMUTABLE.");
+			refuse_volatile(check, funcid, name);
 			break;
 	}
 }
@@ -101,7 +107,7 @@ check_function(Oid funcid, void *context)
 		return false;
 	}
 
-	/* CREATE AGGREGATE calls every aggregate immutable; what it does is known from its functions. */
+	/* Every aggregate of a user is called immutable; its functions tell what it does. */
 	foreach(lc, kappa_function_of_aggregate(funcid))
 		check_function_class(check, lfirst_oid(lc));
 	return false;
@@ -247,7 +253,7 @@ check_domain(ExpressionCheck *check, Node *node, Oid type)
 	foreach(lc, constraints->constraints)
 	{
 		DomainConstraintState *constraint = lfirst(lc);
-		ExpressionCheck inner = {check->kq, 0, NULL};
+		ExpressionCheck inner = { check->kq, 0, NULL };
 
 		(void) check_expression((Node *) constraint->check_expr, &inner);
 	}
@@ -283,8 +289,9 @@ check_nested_entry(ExpressionCheck *check, RangeTblEntry *rte)
 	/* A view's tree also holds the view itself, outside of FROM. */
 	if (check->sublevels_up == 0 || rte->rtekind != RTE_RELATION || !rte->inFromCl)
 		return;
-	location = check->kq->hidden_depth > 0 ? check->kq->hidden_location :
-		kappa_refuse_locate(check->kq->pstate, rte);
+	location = kappa_refuse_locate(check->kq->pstate, rte);
+	if (check->kq->hidden_depth > 0)
+		location = check->kq->hidden_location;
 	if (kappa_options_is_topic(rte->relid))
 		kappa_refuse(check->kq->pstate, location,
 					 psprintf("topic \"%s\" cannot be read inside a subquery or an SQL view",
@@ -377,7 +384,7 @@ check_expression(Node *node, ExpressionCheck *check)
 void
 kappa_query_check_expressions(KappaQuery *kq)
 {
-	ExpressionCheck check = {kq, 0, NULL};
+	ExpressionCheck check = { kq, 0, NULL };
 
 	/* Every column of a joined topic is an alias of the join, used or not. */
 	(void) query_tree_walker(kq->query, check_expression, &check,
@@ -387,7 +394,7 @@ kappa_query_check_expressions(KappaQuery *kq)
 void
 kappa_query_check_view(KappaQuery *kq, Query *view_query)
 {
-	ExpressionCheck check = {kq, 0, NULL};
+	ExpressionCheck check = { kq, 0, NULL };
 
 	(void) check_subquery(&check, view_query);
 }

@@ -24,7 +24,7 @@ typedef enum KappaFunctionClass
 
 extern KappaFunctionClass kappa_function_classify(Oid funcid);
 
-/* The functions behind an aggregate: transition, combine and final function, as far as there are. */
+/* The functions behind an aggregate: transition, and final and combine functions if any. */
 extern List *kappa_function_of_aggregate(Oid aggregate);
 
 /*

@@ -45,8 +45,9 @@ quote_relation(Oid relid)
 static char *
 quote_column(const char *alias, const char *name)
 {
-	return alias == NULL ? pstrdup(quote_identifier(name)) :
-		psprintf("%s.%s", alias, quote_identifier(name));
+	if (alias == NULL)
+		return pstrdup(quote_identifier(name));
+	return psprintf("%s.%s", alias, quote_identifier(name));
 }
 
 static bool
@@ -139,9 +140,9 @@ get_not_null_test(Oid type)
 }
 
 static void
-append_operator(StringInfo buf, const char *left, const char *right, Oid type, Oid operator)
+append_operator(StringInfo buf, const char *left, const char *right, Oid type, Oid opno)
 {
-	generate_operator_clause(buf, left, type, operator, right, type);
+	generate_operator_clause(buf, left, type, opno, right, type);
 }
 
 /* Equality of the keys of two rows that have no NULL in them. */
@@ -154,11 +155,11 @@ append_key_match(StringInfo buf, const KappaShape *shape, const char *left, cons
 	foreach(lc, shape->key)
 	{
 		KappaOutput *output = get_key_output(shape, lc);
-		Oid operator = lookup_type_cache(output->type, TYPECACHE_EQ_OPR)->eq_opr;
+		Oid equality = lookup_type_cache(output->type, TYPECACHE_EQ_OPR)->eq_opr;
 
 		appendStringInfoString(buf, separator);
 		append_operator(buf, quote_column(left, output->name),
-						quote_column(right, output->name), output->type, operator);
+						quote_column(right, output->name), output->type, equality);
 		separator = " AND ";
 	}
 }
@@ -222,10 +223,9 @@ append_combination(StringInfo buf, const KappaOutput *output, const char *other)
 {
 	char *a = quote_column("t", output->name);
 	char *b = quote_column(other, output->name);
-	char *call = psprintf("%s(%s, %s)",
-						  quote_qualified_identifier(get_namespace_name(get_func_namespace(output->combine_fn)),
-													 get_func_name(output->combine_fn)),
-						  a, b);
+	char *namespace = get_namespace_name(get_func_namespace(output->combine_fn));
+	char *function = quote_qualified_identifier(namespace, get_func_name(output->combine_fn));
+	char *call = psprintf("%s(%s, %s)", function, a, b);
 
 	if (!output->combine_strict)
 		appendStringInfoString(buf, call);

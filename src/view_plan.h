@@ -19,9 +19,9 @@
 
 typedef struct KappaStatements
 {
-	char *delta; /* the query over one batch, as rows or partial results: a SELECT that stands alone */
+	char *delta; /* the query over one batch, as rows or partial results: a SELECT */
 	char *merge; /* delta and its merge into the table (and companion): one statement */
-	char *fill;  /* the same for a replay into a table that is empty of these rows; NULL if merge serves */
+	char *fill;  /* the same for a replay into an empty table; NULL if merge serves */
 } KappaStatements;
 
 /* Statements for a version whose rows are kept in target (and companion, or InvalidOid). */

@@ -24,8 +24,8 @@ typedef struct KappaQuery
 	ParseState *pstate; /* knows the text, for positions */
 	Query *query;
 	KappaNode *scan;
-	KappaTable *table; /* options of scan->source */
-	bool calls_lookups; /* calls stable functions, which may read tables */
+	KappaTable *table;   /* options of scan->source */
+	bool calls_lookups;  /* calls stable functions, which may read tables */
 	int hidden_depth;    /* SQL views and domains around what is being checked: not in the text */
 	int hidden_location; /* where the text names the outermost of them */
 } KappaQuery;

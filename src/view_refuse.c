@@ -68,7 +68,7 @@ find_relation(Node *node, RelationSearch *search)
 int
 kappa_refuse_locate(ParseState *pstate, const RangeTblEntry *rte)
 {
-	RelationSearch search = {rte->eref->aliasname, NULL, -1};
+	RelationSearch search = { rte->eref->aliasname, NULL, -1 };
 	ListCell *lc;
 
 	if (pstate->p_sourcetext == NULL)

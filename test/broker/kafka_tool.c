@@ -11,7 +11,7 @@
  *	  add-partitions TOPIC TOTAL
  *	  delete-records TOPIC PARTITION BEFORE
  *	  produce TOPIC [-t TRANSACTIONAL_ID] [-r MESSAGES_PER_SECOND] [-z CODEC]
- *	  consume TOPIC [-u]               messages, as COPY reads them
+ *	  consume TOPIC [-u]               messages as COPY reads them, partitions mixed
  *	  count TOPIC [-u]                 messages that a reader gets
  *	  offsets TOPIC [-u]               partition, first and end offset
  *
