@@ -321,11 +321,11 @@ kappa_apply_set_log(KappaApplier *applier, int n, const int64 *begin, const int6
 static int
 size_class(int nmessages)
 {
-	int class = 0;
+	int size = 0;
 
-	while (class < lengthof(class_limits) && nmessages > class_limits[class])
-		class++;
-	return class;
+	while (size < lengthof(class_limits) && nmessages > class_limits[size])
+		size++;
+	return size;
 }
 
 /*
