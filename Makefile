@@ -54,6 +54,9 @@ OBJS = \
 	src/rebuild_run.o \
 	src/rebuild_switch.o \
 	src/shmem.o \
+	src/shmem_process.o \
+	src/shmem_view.o \
+	src/shmem_wait.o \
 	src/source.o \
 	src/supervisor.o \
 	src/swap.o \
@@ -75,10 +78,10 @@ REGRESS_BROKER =
 ifneq ($(KAPPA_TEST_MOCK),)
 REGRESS += $(REGRESS_BROKER)
 endif
-REGRESS_OPTS = --temp-instance=./tmp_check --temp-config=test/kappa.conf
+REGRESS_OPTS = --encoding=UTF8 --temp-instance=./tmp_check --temp-config=test/kappa.conf
 
 ISOLATION =
-ISOLATION_OPTS = --inputdir=test/isolation --temp-instance=./tmp_check_iso \
+ISOLATION_OPTS = --encoding=UTF8 --inputdir=test/isolation --temp-instance=./tmp_check_iso \
 	--temp-config=test/kappa.conf
 
 TAP_TESTS = 1

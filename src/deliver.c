@@ -342,7 +342,7 @@ note_delivered(Delivery *delivery)
 		pg_atomic_fetch_add_u64(&counters->bytes, served->turn.bytes);
 		pg_atomic_fetch_add_u64(&counters->rows, served->turn.rows);
 		pg_atomic_fetch_add_u64(&counters->apply_us, served->turn.apply_us);
-		pg_atomic_fetch_add_u64(&counters->batches, 1);
+		pg_atomic_fetch_add_u64(&counters->batches, served->turn.messages > 0);
 		pg_atomic_fetch_add_u64(&counters->fetch_us, fetch_us / n);
 		pg_atomic_fetch_add_u64(&counters->commit_us, commit_us / n);
 	}

@@ -376,14 +376,30 @@ evict_if_owner(Node *stmt)
 
 /* ---- the hook ---- */
 
-/* Nobody knows what a transaction that was prepared has done to views. */
-static void
-wake_for_prepared(Node *stmt)
+/*
+ * What a foreign table means and how its server is reached is read by workers
+ * that may have nothing else to do for a long time.  And nobody knows what a
+ * transaction that was prepared has done to views.
+ */
+static bool
+concerns_processes(Node *stmt)
 {
-	if (IsA(stmt, TransactionStmt) &&
-		((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED &&
-		kappa_catalog_installed())
-		kappa_shmem_wake_at_commit();
+	switch (nodeTag(stmt))
+	{
+		case T_AlterForeignServerStmt:
+		case T_CreateUserMappingStmt:
+		case T_AlterUserMappingStmt:
+		case T_DropUserMappingStmt:
+			return true;
+		case T_AlterTableStmt:
+			return ((AlterTableStmt *) stmt)->objtype == OBJECT_FOREIGN_TABLE;
+		case T_RenameStmt:
+			return ((RenameStmt *) stmt)->relationType == OBJECT_FOREIGN_TABLE;
+		case T_TransactionStmt:
+			return ((TransactionStmt *) stmt)->kind == TRANS_STMT_COMMIT_PREPARED;
+		default:
+			return false;
+	}
 }
 
 static void
@@ -407,6 +423,7 @@ guard_utility(PlannedStmt *pstmt, const char *query_string, bool read_only,
 			  QueryCompletion *completion)
 {
 	Oid given_away = InvalidOid;
+	bool concerned = false;
 
 	/* Outside a transaction there is nothing to look up (ROLLBACK, say). */
 	if (IsTransactionState() && OidIsValid(MyDatabaseId))
@@ -414,15 +431,14 @@ guard_utility(PlannedStmt *pstmt, const char *query_string, bool read_only,
 		check_ddl(pstmt->utilityStmt);
 		given_away = view_given_away(pstmt->utilityStmt);
 		evict_if_owner(pstmt->utilityStmt);
-		wake_for_prepared(pstmt->utilityStmt);
+		concerned = concerns_processes(pstmt->utilityStmt);
 	}
 	run_next_utility(pstmt, query_string, read_only, context, params,
 					 environment, dest, completion);
 	if (OidIsValid(given_away))
-	{
 		kappa_definition_follow_owner(given_away);
+	if (OidIsValid(given_away) || (concerned && kappa_catalog_installed()))
 		kappa_shmem_wake_at_commit();
-	}
 }
 
 /* ---- drops ---- */

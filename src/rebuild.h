@@ -20,9 +20,12 @@
 
 typedef enum KappaRebuildAction
 {
-	KAPPA_REBUILD_CONTINUE, /* go on applying */
-	KAPPA_REBUILD_JOIN,     /* go on; the shadow may join the set of the live version now */
-	KAPPA_REBUILD_RELOAD,   /* versions have come or gone: close both appliers, look at the set anew */
+	/* go on applying */
+	KAPPA_REBUILD_CONTINUE,
+	/* go on; the shadow may join the set of the live version now */
+	KAPPA_REBUILD_JOIN,
+	/* versions have come or gone: close both appliers, look at the set anew */
+	KAPPA_REBUILD_RELOAD,
 } KappaRebuildAction;
 
 /*

@@ -302,6 +302,7 @@ kappa_sql_rebuild(PG_FUNCTION_ARGS)
 	int npartitions;
 	int32 number;
 
+	kappa_view_require_preload();
 	check_asked(asked);
 	check_can_rebuild(view, from);
 	LockRelationOid(view->view, AccessShareLock);

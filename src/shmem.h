@@ -13,7 +13,7 @@
  * transaction would fail too: kappa_catalog_store_position.)
  *
  * All fields are protected by one LWLock, tranche "kappa", but the atomic
- * counters.  No file but shmem.c takes it.
+ * counters.  Only the shmem*.c files take it.
  *
  * IDENTIFICATION
  *	  src/shmem.h
@@ -79,7 +79,10 @@ extern bool kappa_shmem_available(void); /* preloaded? */
 
 /* --- for SQL functions of any backend --- */
 
-/* Wake the supervisor of this database (and the launcher, when it has none) after this transaction commits. */
+/*
+ * Wake the processes of this database (and the launcher, when there are none)
+ * after this transaction commits.
+ */
 extern void kappa_shmem_wake_at_commit(void);
 
 /* False if no slot: the view is not running. */

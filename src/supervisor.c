@@ -452,8 +452,9 @@ assign(Candidate *candidate, int worker)
 }
 
 /*
- * A worker that serves the group's views at the end of the log.  -1: there is
- * none, see slot_missing for the reason.
+ * A worker that serves the group's views at the end of the log.  When there
+ * may be no more workers, or no process for one is to be had, groups share
+ * one.  -1: there is none at all, see slot_missing for the reason.
  */
 static int
 get_main_worker(const RunnableView *view)
@@ -462,7 +463,7 @@ get_main_worker(const RunnableView *view)
 
 	if (worker < 0 && count_workers(true) < max_main_workers() &&
 		count_workers(false) < kappa_max_workers)
-		return start_worker(view, false);
+		worker = start_worker(view, false);
 	if (worker < 0)
 		worker = find_least_busy(false, view);
 	if (worker < 0)

@@ -52,14 +52,26 @@ PG_FUNCTION_INFO_V1(kappa_sql_explain);
 
 /* ---- checks ---- */
 
-static void
-require_preload(void)
+void
+kappa_view_require_preload(void)
 {
 	if (!kappa_shmem_available())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("kappa is not loaded by the server"),
 				 errhint("Add this line to postgresql.conf and restart the server: shared_preload_libraries = 'kappa'")));
+}
+
+/* Better said now than by a worker. */
+static void
+require_utf8(void)
+{
+	if (GetDatabaseEncoding() != PG_UTF8)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("views cannot be made in a database with encoding \"%s\"",
+						GetDatabaseEncodingName()),
+				 errhint("Create a database with ENCODING 'UTF8' TEMPLATE template0.")));
 }
 
 KappaView *
@@ -268,7 +280,8 @@ kappa_sql_create_view(PG_FUNCTION_ARGS)
 	int npartitions;
 	Oid view;
 
-	require_preload();
+	kappa_view_require_preload();
+	require_utf8();
 	range_var = makeRangeVarFromNameList(stringToQualifiedNameList(name));
 	query = kappa_definition_parse(query_text);
 	shape = kappa_analyze_query(query, query_text, true);
@@ -348,18 +361,27 @@ check_resumable(const KappaView *view)
 	kappa_apply_close(applier);
 }
 
-/* A dump carries no dependencies of ours, and other identifiers. */
+/*
+ * A dump carries no dependencies of ours, and other identifiers.  A version
+ * that a rebuild was filling comes along.
+ */
 static void
 adopt_restored(const KappaView *view)
 {
-	KappaVersion *version = kappa_catalog_get_version(view->view, view->version);
 	KappaCatalogScope scope;
 	Oid types[] = {OIDOID, INT8OID, OIDOID};
 	Datum values[3];
+	ListCell *lc;
 
-	kappa_definition_depend(version->definition, view->view);
-	if (OidIsValid(version->companion))
-		kappa_definition_depend(version->companion, view->view);
+	foreach(lc, kappa_catalog_list_versions(view->view))
+	{
+		KappaVersion *version = lfirst(lc);
+		Oid relations[] = {version->definition, version->companion, version->target};
+
+		for (int i = 0; i < lengthof(relations); i++)
+			if (OidIsValid(relations[i]) && relations[i] != view->view)
+				kappa_definition_depend(relations[i], view->view);
+	}
 	values[0] = ObjectIdGetDatum(view->view);
 	values[1] = Int64GetDatum((int64) GetSystemIdentifier());
 	values[2] = ObjectIdGetDatum(MyDatabaseId);
@@ -376,7 +398,7 @@ kappa_sql_resume_view(PG_FUNCTION_ARGS)
 {
 	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
 
-	require_preload();
+	kappa_view_require_preload();
 	if (view->state == KAPPA_VIEW_RUNNING && !view->restored)
 		PG_RETURN_VOID();
 

@@ -14,6 +14,9 @@
 #include "catalog.h"
 #include "view_analyze.h"
 
+/* Throws 55000 with the line to add where kappa's processes cannot run. */
+extern void kappa_view_require_preload(void);
+
 /* The view, which the current user must own; throws 42P01, 42501 or 42809 otherwise. */
 extern KappaView *kappa_view_require_owned(Oid relid);
 

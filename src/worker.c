@@ -325,6 +325,7 @@ open_view(KappaServed *served)
 	else
 	{
 		served->reload = false;
+		served->rebuild_at = 0;
 		served->opened_at = GetCurrentTimestamp();
 		kappa_source_add_view(served);
 	}
@@ -432,7 +433,6 @@ reload_views(void)
 	List *views;
 	ListCell *lc;
 
-	AcceptInvalidationMessages();
 	foreach(lc, kappa_worker_views)
 	{
 		KappaServed *served = lfirst(lc);
@@ -511,8 +511,9 @@ serve_shadow(KappaServed *shadow, TimestampTz now)
 		kappa_worker_fail_view(shadow, error, NULL);
 		return;
 	}
-	shadow->rebuild_at = step.delay_ms < 0
-		? 0 : TimestampTzPlusMilliseconds(now, step.delay_ms);
+	shadow->rebuild_at = 0;
+	if (step.delay_ms >= 0)
+		shadow->rebuild_at = TimestampTzPlusMilliseconds(now, step.delay_ms);
 	switch (step.action)
 	{
 		case KAPPA_REBUILD_CONTINUE:
@@ -586,7 +587,12 @@ next_moment(TimestampTz idle_since)
 	foreach(lc, kappa_sources)
 		next = kappa_earlier(next, kappa_source_next_moment(lfirst(lc)));
 	foreach(lc, kappa_worker_views)
-		next = kappa_earlier(next, ((KappaServed *) lfirst(lc))->rebuild_at);
+	{
+		KappaServed *served = lfirst(lc);
+
+		if (served->log_set)
+			next = kappa_earlier(next, served->rebuild_at);
+	}
 	if (idle_since != 0)
 		next = kappa_earlier(next, TimestampTzPlusMilliseconds(idle_since, IDLE_EXIT_MS));
 	return next;
@@ -631,6 +637,7 @@ serve_interrupts(void)
 		update_set();
 		kappa_waiters_collect();
 	}
+	AcceptInvalidationMessages();
 	if (connections_changed)
 	{
 		connections_changed = false;
@@ -666,6 +673,7 @@ run_loop(void)
 			more |= serve_source(lfirst(lc));
 		kappa_source_check_connections(now);
 		kappa_source_sweep();
+		more |= connections_changed;
 		wait_for_work(more ? GetCurrentTimestamp() : next_moment(idle_since));
 	}
 }

@@ -131,6 +131,8 @@ sub new_node
 	my $bare = delete $options{bare};
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
+	# Whatever the locale of who runs this: topics need it.
+	$options{extra} = [ '--encoding=UTF8', @{ $options{extra} // [] } ];
 	$node->init(%options);
 	$node->append_conf('postgresql.conf', slurp_file("$directory/kappa.conf"));
 	$node->append_conf('postgresql.conf', "$conf\n");

@@ -106,7 +106,7 @@ run_in_work_folder() {
 	local script=$1 child status
 	shift
 	(cd "$work" && exec "${as_user[@]}" env HOME="$work" TMPDIR="$work" \
-		LC_ALL=C.UTF-8 bash "$work/src/$script" "$@") <&0 &
+		LANG=C.UTF-8 LC_ALL=C.UTF-8 bash "$work/src/$script" "$@") <&0 &
 	child=$!
 	trap 'kill -TERM $child 2>/dev/null' INT TERM HUP
 	while :; do

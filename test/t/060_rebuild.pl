@@ -251,9 +251,10 @@ $producer->stop;
 
 # ---- Crashes: of the server while it replays, of the worker, at the switch. ----
 
-produce('clicks', clicks(1, 300_000));
+produce('clicks', clicks(1, 100_000));
 ok_view($node, 'click_log', timeout => 200);
-$node->safe_psql('postgres', "SELECT kappa.rebuild('click_log')");
+$node->safe_psql('postgres',
+	"SELECT kappa.rebuild('click_log', switch => 'manual')");
 ok( wait_for(
 		$node,
 		"SELECT messages > 1000 FROM kappa.rebuilds WHERE view = 'click_log'::regclass"),
@@ -265,6 +266,7 @@ is( $node->safe_psql(
 		"SELECT version FROM kappa.views WHERE view = 'click_log'::regclass"),
 	2,
 	'after a crash the old version is live');
+$node->safe_psql('postgres', "SELECT kappa.switch_rebuild('click_log')");
 is( $node->safe_psql(
 		'postgres', "SELECT kappa.wait_for_rebuild('click_log', '2 min')"),
 	't',
