@@ -1,0 +1,397 @@
+
+# Processes come and go with servers, databases, extensions and brokers; a view
+# goes on exactly where it stood, or says why it does not.
+
+use strict;
+use warnings;
+
+use KappaTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $kafka = start_kafka();
+my $brokers = $kafka->brokers;
+my $mock = start_mock();
+my $node = new_node(
+	allows_streaming => 1,
+	conf => q(
+max_prepared_transactions = 4
+kappa.connect_timeout = 5s
+kappa.retry_max_delay = 2s
+));
+
+sub sql { return $node->safe_psql('postgres', @_); }
+
+# Wait for what kappa.views says of a view.
+sub state_becomes
+{
+	my ($view, $state, $reason, $name) = @_;
+
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return ok(
+		wait_for($node,
+			"SELECT state = '$state' AND coalesce(reason, '') ~ '$reason' "
+			  . "FROM kappa.views WHERE view = '$view'::regclass"),
+		$name // "$view is $state" . ($reason ? ": $reason" : ''));
+}
+
+sub numbers
+{
+	my ($from, $to) = @_;
+
+	return [ map { { value => { n => $_, page => '/' . $_ % 7 } } } $from .. $to ];
+}
+
+# Run some code, and return the seconds that it took.
+sub seconds(&)
+{
+	my ($code) = @_;
+	my $start = time;
+
+	$code->();
+	return time - $start;
+}
+
+my $pages = 'SELECT page, count(*) AS n, sum(n) AS s FROM clicks GROUP BY page';
+my $log = 'SELECT n, page, at FROM clicks';
+my $clicks = q(CREATE FOREIGN TABLE clicks (n bigint, page text,
+	at timestamptz OPTIONS (metadata 'timestamp')) SERVER events OPTIONS (topic 'clicks'));
+
+create_topic('clicks', partitions => 3);
+sql(qq($clicks;
+SELECT kappa.create_view('pages', '$pages');
+SELECT kappa.create_view('click_log', '$log');));
+produce('clicks', numbers(1, 500));
+ok_view($node, $_) foreach qw(pages click_log);
+state_becomes('pages', 'running', '');
+
+# ---- What is to be seen of the processes. ----
+
+ok( wait_for(
+		$node, q(
+SELECT string_agg(application_name, ', ' ORDER BY application_name) FROM pg_stat_activity
+WHERE backend_type LIKE 'kappa%'), 'kappa launcher, kappa supervisor, kappa worker: topic clicks'),
+	'processes say what they do');
+is( sql(q(SELECT count(*) FROM pg_stat_activity
+	WHERE backend_type LIKE 'kappa%' AND wait_event_type = 'Extension' AND state IS DISTINCT FROM 'active')),
+	3, 'and that they wait');
+is( sql(q(SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'kappa%' AND (xact_start IS NOT NULL OR backend_xmin IS NOT NULL))),
+	0, 'outside any transaction');
+
+# ---- Nobody does anything while nothing happens. ----
+
+# Time of the processors that processes have used, in ticks.
+sub ticks
+{
+	my $sum = 0;
+
+	foreach my $pid (@_)
+	{
+		my ($fields) = slurp_file("/proc/$pid/stat") =~ /\)\s+(.*)/;
+		my @fields = split ' ', $fields;
+		$sum += $fields[11] + $fields[12];
+	}
+	return $sum;
+}
+
+my @pids = kappa_pids($node);
+my $before = ticks(@pids);
+sql('SELECT pg_sleep(3)');
+my $used = ticks(@pids) - $before;
+diag("idle: $used ticks in 3 s");
+cmp_ok($used, '<=', 8, 'an idle kappa uses no processor');
+is_deeply([ kappa_pids($node) ], \@pids, 'and its processes stay');
+
+# ---- From the producer to the view, message by message. ----
+
+sql(q(CREATE TABLE seen (n bigint, sent timestamptz, seen timestamptz DEFAULT clock_timestamp());
+CREATE FUNCTION note_row() RETURNS trigger LANGUAGE plpgsql AS
+	'BEGIN INSERT INTO public.seen VALUES (NEW.n, NEW.at); RETURN NULL; END';
+CREATE TRIGGER note AFTER INSERT ON click_log FOR EACH ROW EXECUTE FUNCTION note_row();));
+produce('clicks', numbers(501, 560), rate => 30);
+ok_view($node, 'click_log', name => 'a view with a trigger of the user');
+is(sql('SELECT count(*), count(DISTINCT n), min(n), max(n) FROM seen'),
+	'60|60|501|560', 'the trigger sees each row once');
+my ($p50, $p99) = split /\|/, sql(q(SELECT round((1000 * percentile_cont(0.5) WITHIN GROUP (ORDER BY d))::numeric, 1),
+	round((1000 * percentile_cont(0.99) WITHIN GROUP (ORDER BY d))::numeric, 1)
+	FROM (SELECT extract(epoch FROM seen - sent) AS d FROM seen) s));
+diag("latency when idle: p50 $p50 ms, p99 $p99 ms");
+cmp_ok($p50, '<', 100, 'a message is there in milliseconds');
+
+# ---- Waiting, and giving up. ----
+
+sql(q(SELECT kappa.pause_view('pages')));
+foreach my $case (
+	[ 'wait_for', q(SELECT kappa.wait_for('pages')) ],
+	[ 'an ad-hoc query', q(SELECT count(*) FROM clicks CROSS JOIN LATERAL (SELECT max(g) FROM generate_series(1, 1000000) g WHERE g > n) x) ])
+{
+	my ($name, $statement) = @$case;
+	my $took = seconds
+	{
+		fails_like($node, "SET statement_timeout = '200ms'; $statement",
+			qr/statement timeout/, "$name can be cancelled");
+	};
+	cmp_ok($took, '<', 1.5, "$name: at once");
+}
+fails_like($node, q(BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT kappa.wait_for('pages')),
+	qr/cannot be used in a transaction with isolation level REPEATABLE READ/, 'wait_for needs new snapshots');
+sql(q(SELECT kappa.resume_view('pages')));
+is(sql(q(SELECT kappa.wait_for('pages', '20 s'))), 't', 'wait_for is answered');
+
+# ---- Transactions that do not commit, and one that does so later. ----
+
+my $state = q(SELECT count(*) FROM kappa.views UNION ALL SELECT count(*) FROM kappa.view_version
+	UNION ALL SELECT count(*) FROM kappa.position UNION ALL SELECT count(*) FROM kappa.event
+	UNION ALL SELECT count(*) FROM pg_class WHERE relnamespace = 'kappa_state'::regnamespace
+	UNION ALL SELECT count(*) FROM kappa.run_status());
+$before = sql($state);
+sql(qq(BEGIN; SELECT kappa.create_view('never', '$pages'); ROLLBACK));
+sql(qq(BEGIN; SELECT kappa.create_view('never', '$pages'); PREPARE TRANSACTION 'never'));
+sql(q(ROLLBACK PREPARED 'never'));
+is(sql($state), $before, 'a view that is not committed leaves nothing');
+sql(qq(BEGIN; SELECT kappa.create_view('later', '$pages'); PREPARE TRANSACTION 'later'));
+is(sql('SELECT count(*) FROM kappa.views'), 2, 'a prepared view is not there yet');
+sql(q(COMMIT PREPARED 'later'));
+ok_view($node, 'later', name => 'a view that was prepared and committed runs');
+sql(q(BEGIN; DROP TABLE later; PREPARE TRANSACTION 'dropped'));
+sql(q(COMMIT PREPARED 'dropped'));
+ok(wait_for($node, $state, $before =~ s/(\d+)\n(\d+)\n(\d+)\n(\d+)/join("\n", $1, $2, $3, $4 + 2)/er),
+	'one that was dropped so is gone');
+
+# ---- What a view's owner may do to its table while it runs. ----
+
+sql(q(CREATE ROLE keeper; GRANT ALL ON SCHEMA public TO keeper; GRANT SELECT ON clicks TO keeper;
+GRANT ALL ON seen TO keeper;
+GRANT USAGE ON FOREIGN SERVER events TO keeper; CREATE SCHEMA attic; GRANT ALL ON SCHEMA attic TO keeper;
+ALTER TABLE click_log RENAME TO history));
+produce('clicks', numbers(561, 600));
+ok_view($node, 'history', name => 'a view goes on under another name');
+sql(q(ALTER TABLE history SET SCHEMA attic));
+produce('clicks', numbers(601, 620));
+ok_view($node, 'attic.history', name => 'in another schema');
+sql(q(ALTER TABLE attic.history OWNER TO keeper));
+produce('clicks', numbers(621, 640));
+ok_view($node, 'attic.history', name => 'with another owner');
+is(sql(q(SELECT owner FROM kappa.views WHERE view = 'attic.history'::regclass)), 'keeper', 'who is shown');
+is(sql(q(SELECT count(DISTINCT pg_get_userbyid(relowner)) FROM pg_class
+	WHERE relname ~ '^click_log_v' OR oid = 'attic.history'::regclass)), 1, 'and owns all of it');
+sql(q(CREATE INDEX ON attic.history (n); CREATE UNIQUE INDEX ON attic.history (n, at);
+	ALTER TABLE pages ADD CHECK (n >= 0); CREATE INDEX ON pages (n); CLUSTER attic.history USING history_n_idx));
+produce('clicks', numbers(641, 660));
+ok_view($node, 'attic.history', name => 'with indexes of the user');
+ok_view($node, 'pages', name => 'with a constraint of the user');
+is(sql(q(SET enable_seqscan = off; SELECT n FROM attic.history WHERE n = 650)), 650, 'which find the new rows');
+is(sql('SELECT count(*), max(n) FROM seen'), '160|660', 'the trigger is still there');
+
+# ---- A restart. ----
+
+my $producer = start_producer('clicks', numbers(661, 20_000));
+cmp_ok(seconds { $node->stop('fast') }, '<', 4, 'a busy server stops');
+$node->start;
+$producer->finish;
+ok_view($node, $_, name => "$_ goes on after a restart") foreach qw(pages attic.history);
+is(sql('SELECT count(*), count(DISTINCT n) FROM attic.history'), '20000|20000', 'nothing twice, nothing missing');
+sql(q(ALTER TABLE attic.history DISABLE TRIGGER note));
+
+# ---- Brokers that are not there, yet or any more. ----
+
+$mock->command('topic later 2');
+$mock->command('down 1');
+my $address = $mock->brokers;
+sql(qq(CREATE SERVER faraway FOREIGN DATA WRAPPER kappa OPTIONS (bootstrap_servers '$address');
+CREATE FOREIGN TABLE later (n bigint) SERVER faraway OPTIONS (topic 'later');
+SELECT kappa.create_view('later_sum', 'SELECT count(*) AS c, sum(n) AS s FROM later')));
+state_becomes('later_sum', 'retrying', '');
+diag(sql(q(SELECT reason, sqlstate FROM kappa.views WHERE view = 'later_sum'::regclass)));
+like(sql(q(SELECT reason FROM kappa.views WHERE view = 'later_sum'::regclass)),
+	qr/refused|down|connect/i, 'the reason says what is wrong');
+like(sql(q(SELECT sqlstate FROM kappa.views WHERE view = 'later_sum'::regclass)), qr/^08/, 'and so does the SQLSTATE');
+produce('clicks', numbers(20_001, 20_010));
+ok_view($node, 'pages', name => 'the others go on');
+$mock->command('up 1');
+produce('later', [ map { { value => { n => $_ } } } 1 .. 10 ], kafka => $mock);
+ok(wait_for($node, 'SELECT * FROM later_sum', '10|55'), 'it heals when the brokers come');
+state_becomes('later_sum', 'running', '');
+is( sql(q(SELECT string_agg(event, ',' ORDER BY id) FROM kappa.events WHERE view = 'later_sum'::regclass)),
+	'created,failed,recovered', 'what happened is kept');
+
+# ---- A topic that is not there yet. ----
+
+$kafka->try('delete-topic', 'tomorrow');
+sql(q(CREATE FOREIGN TABLE tomorrow (n bigint) SERVER events OPTIONS (topic 'tomorrow');
+SELECT kappa.create_view('tomorrow_sum', 'SELECT count(*) AS c, sum(n) AS s FROM tomorrow')));
+state_becomes('tomorrow_sum', 'retrying', '"tomorrow"');
+create_topic('tomorrow', partitions => 2);
+produce('tomorrow', [ map { { value => { n => $_ } } } 1 .. 4 ]);
+ok(wait_for($node, 'SELECT * FROM tomorrow_sum', '4|10'), 'a view starts when its topic comes');
+state_becomes('tomorrow_sum', 'running', '');
+
+# ---- Other addresses, credentials and settings while running. ----
+
+sql(q(ALTER SERVER faraway OPTIONS (SET bootstrap_servers '127.0.0.1:1')));
+ok( wait_for(
+		$node, q(SELECT state FROM kappa.views WHERE view = 'later_sum'::regclass), 'retrying', 10),
+	'a changed server is noticed');
+sql(qq(ALTER SERVER faraway OPTIONS (SET bootstrap_servers '$address')));
+state_becomes('later_sum', 'running', '', 'and so is its correction');
+sql(q(CREATE USER MAPPING FOR CURRENT_USER SERVER faraway OPTIONS (sasl_username 'me', sasl_password 'secret');
+	ALTER SERVER faraway OPTIONS (ADD security_protocol 'sasl_plaintext', ADD sasl_mechanism 'PLAIN')));
+state_becomes('later_sum', 'retrying', '', 'so are credentials that are not accepted');
+unlike(sql(q(SELECT string_agg(v::text, ' ') FROM kappa.views v)) . slurp_file($node->logfile),
+	qr/secret(?!')/, 'which nobody gets to see');
+sql(q(ALTER SERVER faraway OPTIONS (DROP security_protocol, DROP sasl_mechanism)));
+state_becomes('later_sum', 'running', '', 'without them it goes on');
+produce('later', [ { value => { n => 45 } } ], kafka => $mock);
+ok(wait_for($node, 'SELECT * FROM later_sum', '11|100'), 'exactly');
+
+sql(q(ALTER SYSTEM SET kappa.batch_rows = 100; SELECT pg_reload_conf()));
+my $batches = q(SELECT batches FROM kappa.stat_views WHERE view = 'pages'::regclass);
+sql(q(SELECT kappa.pause_view('pages')));
+ok(wait_for($node, q(SELECT count(*) FROM kappa.run_status() WHERE view = 'pages'::regclass), '0'), 'paused');
+produce('clicks', numbers(20_011, 24_010));
+sql(q(SELECT kappa.resume_view('pages')));
+ok_view($node, 'pages');
+cmp_ok(sql($batches), '>=', 40, 'kappa.batch_rows is obeyed after a reload');
+sql(q(ALTER SYSTEM RESET kappa.batch_rows; ALTER SYSTEM SET kappa.metadata_interval = '200ms'; SELECT pg_reload_conf()));
+add_partitions('clicks', 4);
+produce('clicks', [ map { { value => { n => $_, page => '/new' }, partition => 3 } } 1 .. 10 ]);
+ok(wait_for($node, q(SELECT n FROM pages WHERE page = '/new'), '10'), 'and so is kappa.metadata_interval');
+sql(q(ALTER SYSTEM RESET kappa.metadata_interval; SELECT pg_reload_conf()));
+
+# ---- CASCADE under a view. ----
+
+sql(q(DROP FOREIGN TABLE tomorrow CASCADE));
+state_becomes('tomorrow_sum', 'stopped', 'definition.* was dropped');
+is(sql('SELECT * FROM tomorrow_sum'), '4|10', 'its rows stay');
+ok(wait_for($node, q(SELECT count(*) FROM kappa.run_status() WHERE view = 'tomorrow_sum'::regclass), '0'),
+	'nobody serves it');
+fails_like($node, q(SELECT kappa.resume_view('tomorrow_sum')), qr/definition of view .*tomorrow_sum" was dropped/,
+	'it cannot be resumed');
+sql('DROP TABLE tomorrow_sum');
+
+# ---- Databases. ----
+
+sub start_shop
+{
+	my ($database) = @_;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $database");
+	$node->safe_psql($database, qq(CREATE EXTENSION kappa;
+CREATE SERVER events FOREIGN DATA WRAPPER kappa OPTIONS (bootstrap_servers '$brokers');
+$clicks;
+SELECT kappa.create_view('pages', '$pages')));
+	return;
+}
+
+my $in_shop = q(SELECT string_agg(application_name, ', ' ORDER BY application_name) FROM pg_stat_activity
+	WHERE backend_type LIKE 'kappa%' AND datname = 'shop');
+start_shop('shop');
+ok_view($node, 'pages', dbname => 'shop', name => 'CREATE EXTENSION starts a supervisor');
+is(sql($in_shop), 'kappa supervisor, kappa worker: topic clicks', 'with a worker');
+sql('ALTER DATABASE shop RENAME TO store');
+produce('clicks', numbers(24_011, 24_020));
+ok_view($node, 'pages', dbname => 'store', name => 'a view goes on after a rename of the database');
+sql('CREATE DATABASE shop TEMPLATE store');
+ok_view($node, 'pages', dbname => 'store', name => 'after a copy of it');
+is($node->safe_psql('shop', 'SELECT state, reason FROM kappa.views'), 'paused|restored', 'the copy is paused');
+is(sql($in_shop) =~ s/kappa supervisor//r, '', 'and has no worker');
+$node->safe_psql('shop', q(SELECT kappa.resume_view('pages')));
+produce('clicks', numbers(24_021, 24_030));
+ok_view($node, 'pages', dbname => 'shop', name => 'until it is resumed');
+ok(wait_for($node, $in_shop, 'kappa supervisor, kappa worker: topic clicks'), 'which starts one');
+sql('CREATE ROLE nobody');
+fails_like($node, 'SET ROLE nobody; DROP DATABASE store', qr/must be owner/, 'DROP DATABASE by another');
+is($node->safe_psql('store', q(SELECT state FROM kappa.views)), 'running', 'does not interrupt a view');
+cmp_ok(seconds { sql('DROP DATABASE store') }, '<', 5, 'DROP DATABASE with a worker connected');
+
+# DROP EXTENSION, which the views hold back.
+fails_like($node, 'DROP EXTENSION kappa', qr/other objects depend on it/, 'DROP EXTENSION with views', dbname => 'shop');
+$node->psql('shop', 'DROP EXTENSION kappa', stderr => \my $dropping);
+like($dropping, qr/cannot drop extension kappa because other objects depend on it/, 'DROP EXTENSION with views is refused');
+my $rows = $node->safe_psql('shop', 'SELECT count(*), sum(n) FROM pages');
+cmp_ok(seconds { $node->safe_psql('shop', 'DROP EXTENSION kappa CASCADE') }, '<', 5, 'but not with CASCADE');
+ok(wait_for($node, $in_shop, ''), 'the processes leave');
+produce('clicks', numbers(24_031, 24_040));
+is($node->safe_psql('shop', 'SELECT count(*), sum(n) FROM pages'), $rows, 'the table stays as it was');
+$node->safe_psql('shop', q(INSERT INTO pages VALUES ('mine', 1, 1); DROP TABLE pages));
+is($node->safe_psql('shop', q(SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname ~ 'kappa')),
+	0, 'nothing else is left');
+$node->safe_psql('shop', qq(CREATE EXTENSION kappa;
+CREATE SERVER events FOREIGN DATA WRAPPER kappa OPTIONS (bootstrap_servers '$brokers');
+$clicks;
+SELECT kappa.create_view('pages', '$pages')));
+ok_view($node, 'pages', dbname => 'shop', name => 'the extension can come back');
+ok_view($node, 'pages', name => 'the other database was not concerned');
+sql('DROP DATABASE shop');
+
+# ---- A standby, and its promotion. ----
+
+$node->backup('copy');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'copy', has_streaming => 1);
+$standby->start;
+produce('clicks', numbers(24_041, 24_100));
+is($standby->safe_psql('postgres', q(SELECT kappa.wait_for('pages', '30 s'))), 't', 'wait_for on a standby');
+is($standby->safe_psql('postgres', 'SELECT page, n, s FROM pages ORDER BY 1'),
+	sql('SELECT page, n, s FROM pages ORDER BY 1'), 'has the rows of the primary');
+is($standby->safe_psql('postgres', q(SELECT state, reason FROM kappa.views WHERE view = 'pages'::regclass)),
+	'paused|the server is a standby', 'views are not kept there');
+is(scalar kappa_pids($standby), 0, 'nor are there processes');
+fails_like($standby, q(SELECT kappa.pause_view('pages')), qr/read-only|recovery/, 'commands are refused');
+my $took = seconds
+{
+	$standby->psql('postgres', q(SET statement_timeout = '300ms'; SELECT kappa.wait_for('later_sum', '20 s') FROM pg_sleep(0.3)));
+};
+cmp_ok($took, '<', 2, 'wait_for on a standby can be cancelled');
+$producer = start_producer('clicks', numbers(24_101, 30_000));
+kill_hard($node);
+$standby->promote;
+$producer->finish;
+ok_view($standby, $_, name => "$_ goes on after promotion") foreach qw(pages attic.history);
+is($standby->safe_psql('postgres', q(SELECT state FROM kappa.views WHERE view = 'pages'::regclass)), 'running', 'by itself');
+$node->start;
+ok_view($node, 'pages', name => 'and so does the old server after its crash');
+
+# ---- No free slot for a worker. ----
+
+my $narrow = new_node(name => 'narrow',
+	conf => "max_worker_processes = 4\nmax_logical_replication_workers = 0");
+$narrow->safe_psql('postgres', 'CREATE DATABASE other');
+$narrow->safe_psql('postgres', "$clicks; SELECT kappa.create_view('pages', '$pages')");
+ok_view($narrow, 'pages');
+$narrow->safe_psql('other', qq(CREATE EXTENSION kappa;
+CREATE SERVER events FOREIGN DATA WRAPPER kappa OPTIONS (bootstrap_servers '$brokers');
+$clicks;
+SELECT kappa.create_view('pages', '$pages')));
+ok(wait_for($narrow, 'SELECT state, reason FROM kappa.views',
+		'retrying|waiting for a background worker slot; max_worker_processes may be too small', 30, dbname => 'other'),
+	'a view without a worker says so');
+$narrow->safe_psql('postgres', 'CREATE DATABASE third TEMPLATE other');
+$narrow->safe_psql('third', q(SELECT kappa.resume_view('pages')));
+is($narrow->safe_psql('third', q(SELECT state || ': ' || reason FROM kappa.views)),
+	'retrying: waiting for the supervisor of this database; if that lasts, max_worker_processes may be too small',
+	'and so does one without a supervisor');
+$narrow->safe_psql('postgres', 'DROP DATABASE third');
+$narrow->safe_psql('postgres', q(SELECT kappa.pause_view('pages')));
+ok_view($narrow, 'pages', dbname => 'other', name => 'and starts when there is one');
+ok(wait_for($narrow, 'SELECT state FROM kappa.views', 'running', 30, dbname => 'other'), 'and runs');
+$narrow->stop('fast');
+
+# ---- Prompt shutdown, whatever the brokers do. ----
+
+kill 'STOP', $mock->{pid};
+sql(q(CREATE SERVER nowhere FOREIGN DATA WRAPPER kappa OPTIONS (bootstrap_servers '127.0.0.1:1');
+CREATE FOREIGN TABLE nowhere (n bigint) SERVER nowhere OPTIONS (topic 'nowhere');
+CREATE FOREIGN TABLE silent (n bigint) SERVER faraway OPTIONS (topic 'silent');
+SELECT kappa.create_view('nowhere_sum', 'SELECT sum(n) FROM nowhere');
+SELECT kappa.create_view('silent_sum', 'SELECT sum(n) FROM silent');));
+state_becomes('nowhere_sum', 'retrying', '');
+state_becomes('silent_sum', 'retrying', '');
+$took = seconds { $node->stop('fast') };
+diag(sprintf 'stopped in %.2f s', $took);
+cmp_ok($took, '<', 2, 'the server stops at once, with brokers that refuse and brokers that are silent');
+kill 'CONT', $mock->{pid};
+
+$standby->stop('fast');
+done_testing();
