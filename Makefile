@@ -17,6 +17,7 @@ OBJS = \
 	src/apply.o \
 	src/batch.o \
 	src/catalog.o \
+	src/connection.o \
 	src/decode.o \
 	src/decode_clock.o \
 	src/decode_convert.o \
@@ -40,6 +41,7 @@ OBJS = \
 	src/fdw_reader.o \
 	src/fdw_scan.o \
 	src/fdw_validator.o \
+	src/fetch.o \
 	src/guard.o \
 	src/inspect.o \
 	src/kafka_admin.o \
@@ -49,10 +51,12 @@ OBJS = \
 	src/kafka_settings.o \
 	src/kappa.o \
 	src/launcher.o \
+	src/progress.o \
 	src/rebuild.o \
 	src/rebuild_commands.o \
 	src/rebuild_run.o \
 	src/rebuild_switch.o \
+	src/restore.o \
 	src/shmem.o \
 	src/shmem_process.o \
 	src/shmem_view.o \

@@ -176,6 +176,14 @@ CREATE FUNCTION kappa.guard() RETURNS trigger
 AS 'MODULE_PATHNAME', 'kappa_sql_guard' LANGUAGE C;
 COMMENT ON FUNCTION kappa.guard() IS 'kappa: trigger that refuses changes of a view by hand';
 
+CREATE FUNCTION kappa.note_restored() RETURNS trigger
+AS 'MODULE_PATHNAME', 'kappa_sql_note_restored' LANGUAGE C;
+COMMENT ON FUNCTION kappa.note_restored() IS 'kappa: trigger that tells rows which a restore inserts from those which kappa does';
+CREATE TRIGGER note_restored BEFORE INSERT ON kappa.view
+FOR EACH ROW EXECUTE FUNCTION kappa.note_restored();
+CREATE TRIGGER note_restored AFTER INSERT ON kappa.view_version
+FOR EACH ROW EXECUTE FUNCTION kappa.note_restored();
+
 -- ---------------------------------------------------------------------------
 -- Views: the commands.  Each checks itself that the caller owns the view.
 -- ---------------------------------------------------------------------------
@@ -273,10 +281,14 @@ SELECT p.view,
        (u.ordinality - 1)::integer AS part,
        nullif(u.start_offset, -1) AS start_offset,
        nullif(u.next_offset, -1) AS next_offset,
-       greatest(l.end_offset, u.next_offset) AS end_offset,
-       greatest(l.end_offset - greatest(u.next_offset, 0), 0) AS lag,
+       CASE WHEN l.end_offset < u.next_offset THEN u.next_offset
+            ELSE l.end_offset
+       END AS end_offset,
+       CASE WHEN l.end_offset < u.next_offset THEN 0
+            ELSE l.end_offset - greatest(u.next_offset, 0)
+       END AS lag,
        l.last_message_at,
-       CASE WHEN greatest(l.end_offset - greatest(u.next_offset, 0), 0) = 0 THEN interval '0'
+       CASE WHEN l.end_offset <= greatest(u.next_offset, 0) THEN interval '0'
             ELSE pg_catalog.clock_timestamp() - l.last_message_at
        END AS time_lag
 FROM kappa.view v
@@ -287,8 +299,8 @@ LEFT JOIN LATERAL kappa.log_status(p.view::oid, p.version) l ON l.part = u.ordin
 COMMENT ON VIEW kappa.offsets IS 'where each view stands in the log, by partition';
 COMMENT ON COLUMN kappa.offsets.start_offset IS 'the first offset that belongs to the view';
 COMMENT ON COLUMN kappa.offsets.next_offset IS 'the next offset to read';
-COMMENT ON COLUMN kappa.offsets.end_offset IS 'the end of what a read_committed reader can reach, as the view''s worker last saw it; null without a worker';
-COMMENT ON COLUMN kappa.offsets.lag IS 'offsets between next_offset and end_offset';
+COMMENT ON COLUMN kappa.offsets.end_offset IS 'the end of what a read_committed reader can reach, as a worker of the view last saw it; null if none has looked, as for a paused view';
+COMMENT ON COLUMN kappa.offsets.lag IS 'offsets between next_offset and end_offset; null where end_offset is';
 COMMENT ON COLUMN kappa.offsets.time_lag IS 'age of the last message applied; 0 when lag is 0';
 
 CREATE VIEW kappa.stat_views AS

@@ -29,6 +29,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -43,14 +44,15 @@
  * that is right for ten rows takes minutes for a hundred thousand.  So there
  * is one plan for each of these sizes of batch.
  */
-static const int class_limits[] = {100, 10000};
+static const int class_limits[] = { 100, 10000 };
 
 #define NCLASSES (lengthof(class_limits) + 1)
 
 struct KappaApplierPrivate
 {
-	bool valid;          /* cleared by invalidation */
-	List *relations;     /* OIDs whose invalidation matters */
+	bool valid;       /* cleared by invalidation */
+	List *relations;  /* OIDs whose invalidation matters */
+	bool has_lookups; /* the query reads ordinary tables */
 	KappaVersion *version;
 	KappaStatements *statements;
 	SPIPlanPtr merge[NCLASSES]; /* prepared when first needed */
@@ -155,13 +157,14 @@ load_definition(KappaApplier *applier)
 	applier->columns = shape->scan->columns;
 	check_fingerprint(applier, table);
 
+	private->has_lookups = shape->scan->lookups != NIL;
 	private->relations = list_copy(shape->scan->lookups);
 	private->relations = lappend_oid(private->relations, applier->view);
 	private->relations = lappend_oid(private->relations, version->target);
 	private->relations = lappend_oid(private->relations, version->definition);
 	private->relations = lappend_oid(private->relations, table->relid);
 	if (OidIsValid(version->companion))
-		private->relations = lappend_oid(private->relations, version->companion);
+	private->relations = lappend_oid(private->relations, version->companion);
 
 	private->statements = kappa_definition_get_statements(definition, shape, version);
 }
@@ -328,6 +331,42 @@ size_class(int nmessages)
 	return size;
 }
 
+static void
+set_for_planning(const char *name)
+{
+	(void) set_config_option(name, "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * The merge of a changelog joins the delta with the view's table.  A lookup in
+ * the key's index for each row costs what the batch is worth, however large the
+ * table is or becomes; the planner, which does not know that the rows come in
+ * the order of the index, would rather read the whole table for every batch.
+ * Lookups of other tables are left to the planner.
+ */
+static SPIPlanPtr
+prepare_merge(KappaApplier *applier)
+{
+	SPIPlanPtr plan = SPI_prepare(applier->private->statements->merge, 0, NULL);
+	int level;
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare the merge of view \"%s\": %s",
+			 applier->name, SPI_result_code_string(SPI_result));
+	SPI_keepplan(plan);
+	if (!applier->changelog || applier->private->has_lookups)
+		return plan;
+
+	level = NewGUCNestLevel();
+	set_for_planning("enable_hashjoin");
+	set_for_planning("enable_mergejoin");
+	set_for_planning("enable_seqscan");
+	ReleaseCachedPlan(SPI_plan_get_cached_plan(plan), CurrentResourceOwner);
+	AtEOXact_GUC(true, level);
+	return plan;
+}
+
 /*
  * The merge for this size of batch.  A plan that an invalidation has touched
  * is made anew from the text rather than by the plan cache, which would parse
@@ -344,15 +383,7 @@ get_merge(KappaApplier *applier, int nmessages)
 		*plan = NULL;
 	}
 	if (*plan == NULL)
-	{
-		SPIPlanPtr fresh = SPI_prepare(applier->private->statements->merge, 0, NULL);
-
-		if (fresh == NULL)
-			elog(ERROR, "could not prepare the merge of view \"%s\": %s",
-				 applier->name, SPI_result_code_string(SPI_result));
-		SPI_keepplan(fresh);
-		*plan = fresh;
-	}
+		*plan = prepare_merge(applier);
 	return *plan;
 }
 

@@ -238,7 +238,7 @@ static inline bool
 is_wanted(const KappaBatchTable *bt, const KappaMessage *message)
 {
 	return message->partition >= bt->npartitions ||
-		message->offset >= bt->next_offset[message->partition];
+		   message->offset >= bt->next_offset[message->partition];
 }
 
 static void

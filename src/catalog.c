@@ -194,7 +194,7 @@ kappa_catalog_get_view(Oid view)
 	MemoryContext context = CurrentMemoryContext;
 	KappaCatalogScope scope;
 	KappaView *result = NULL;
-	Oid types[] = {OIDOID, INT8OID, OIDOID};
+	Oid types[] = { OIDOID, INT8OID, OIDOID };
 	Datum values[3];
 
 	if (!kappa_catalog_installed())
@@ -284,8 +284,8 @@ kappa_catalog_get_version(Oid view, int32 version)
 	MemoryContext context = CurrentMemoryContext;
 	KappaCatalogScope scope;
 	KappaVersion *result = NULL;
-	Oid types[] = {OIDOID, INT4OID};
-	Datum values[] = {ObjectIdGetDatum(view), Int32GetDatum(version)};
+	Oid types[] = { OIDOID, INT4OID };
+	Datum values[] = { ObjectIdGetDatum(view), Int32GetDatum(version) };
 
 	kappa_catalog_enter(&scope);
 	run("SELECT " VERSION_COLUMNS
@@ -321,8 +321,8 @@ kappa_catalog_list_versions(Oid view)
 	MemoryContext context = CurrentMemoryContext;
 	KappaCatalogScope scope;
 	List *result;
-	Oid types[] = {OIDOID};
-	Datum values[] = {ObjectIdGetDatum(view)};
+	Oid types[] = { OIDOID };
+	Datum values[] = { ObjectIdGetDatum(view) };
 
 	kappa_catalog_enter(&scope);
 	run("SELECT " VERSION_COLUMNS
@@ -344,7 +344,7 @@ kappa_catalog_list_runnable(void)
 	MemoryContext context = CurrentMemoryContext;
 	KappaCatalogScope scope;
 	List *result;
-	Oid types[] = {INT8OID, OIDOID};
+	Oid types[] = { INT8OID, OIDOID };
 	Datum values[2];
 
 	values[0] = Int64GetDatum((int64) GetSystemIdentifier());
@@ -370,8 +370,8 @@ kappa_catalog_get_position(Oid view, int32 version)
 	MemoryContext context = CurrentMemoryContext;
 	KappaCatalogScope scope;
 	KappaPosition *result = NULL;
-	Oid types[] = {OIDOID, INT4OID};
-	Datum values[] = {ObjectIdGetDatum(view), Int32GetDatum(version)};
+	Oid types[] = { OIDOID, INT4OID };
+	Datum values[] = { ObjectIdGetDatum(view), Int32GetDatum(version) };
 
 	kappa_catalog_enter(&scope);
 	run("SELECT topic, start_offset, next_offset FROM kappa.position"
@@ -400,7 +400,7 @@ kappa_catalog_store_position(Oid view, int32 version, const char *topic,
 							 const int64 *new_next)
 {
 	KappaCatalogScope scope;
-	Oid types[] = {OIDOID, INT4OID, TEXTOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID};
+	Oid types[] = { OIDOID, INT4OID, TEXTOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID };
 	Datum values[6];
 
 	kappa_catalog_enter(&scope);
@@ -430,8 +430,8 @@ kappa_catalog_get_last_messages(Oid view, int32 version)
 	MemoryContext context = CurrentMemoryContext;
 	KappaCatalogScope scope;
 	KappaLastMessage *result = NULL;
-	Oid types[] = {OIDOID, INT4OID};
-	Datum values[] = {ObjectIdGetDatum(view), Int32GetDatum(version)};
+	Oid types[] = { OIDOID, INT4OID };
+	Datum values[] = { ObjectIdGetDatum(view), Int32GetDatum(version) };
 
 	kappa_catalog_enter(&scope);
 	run("SELECT last_offset, last_timestamp, last_crc FROM kappa.last_message"
@@ -457,7 +457,7 @@ kappa_catalog_store_last_messages(Oid view, int32 version, const char *topic,
 								  const KappaLastMessage *last)
 {
 	KappaCatalogScope scope;
-	Oid types[] = {OIDOID, INT4OID, TEXTOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID};
+	Oid types[] = { OIDOID, INT4OID, TEXTOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID };
 	Datum values[6];
 
 	kappa_catalog_enter(&scope);
@@ -486,9 +486,9 @@ kappa_catalog_set_state(Oid view, KappaViewState state, const char *reason,
 						const char *event)
 {
 	KappaCatalogScope scope;
-	Oid types[] = {OIDOID, TEXTOID, TEXTOID};
+	Oid types[] = { OIDOID, TEXTOID, TEXTOID };
 	Datum values[3];
-	char nulls[] = {' ', ' ', reason == NULL ? 'n' : ' '};
+	char nulls[] = { ' ', ' ', reason == NULL ? 'n' : ' ' };
 
 	kappa_catalog_enter(&scope);
 	values[0] = ObjectIdGetDatum(view);
@@ -507,10 +507,10 @@ kappa_catalog_add_event(Oid view, const char *event, int32 version,
 						const char *sqlstate, const char *detail)
 {
 	KappaCatalogScope scope;
-	Oid types[] = {OIDOID, TEXTOID, INT4OID, TEXTOID, TEXTOID};
+	Oid types[] = { OIDOID, TEXTOID, INT4OID, TEXTOID, TEXTOID };
 	Datum values[5];
-	char nulls[] = {' ', ' ', version == 0 ? 'n' : ' ',
-					sqlstate == NULL ? 'n' : ' ', detail == NULL ? 'n' : ' '};
+	char nulls[] = { ' ', ' ', version == 0 ? 'n' : ' ',
+					 sqlstate == NULL ? 'n' : ' ', detail == NULL ? 'n' : ' ' };
 
 	kappa_catalog_enter(&scope);
 	values[0] = ObjectIdGetDatum(view);

@@ -33,9 +33,9 @@ typedef struct KappaView
 	char *kind; /* "append", "latest", "aggregate" */
 	int32 version;
 	KappaViewState state;
-	char *reason;    /* NULL while running */
-	bool restored;   /* ran last in another cluster or database */
-	Oid owner;       /* of the table */
+	char *reason;  /* NULL while running */
+	bool restored; /* ran last in another cluster or database */
+	Oid owner;     /* of the table */
 } KappaView;
 
 /* A row of kappa.view_version. */
@@ -43,10 +43,10 @@ typedef struct KappaVersion
 {
 	Oid view;
 	int32 version;
-	Oid definition; /* the SQL view in kappa_state; InvalidOid if it was dropped */
-	Oid source;     /* the foreign table */
-	Oid target;     /* the table written to: the view, or a rebuild's shadow */
-	Oid companion;  /* InvalidOid if the version needs none */
+	Oid definition;    /* the SQL view in kappa_state; InvalidOid if it was dropped */
+	Oid source;        /* the foreign table */
+	Oid target;        /* the table written to: the view, or a rebuild's shadow */
+	Oid companion;     /* InvalidOid if the version needs none */
 	char *fingerprint; /* kappa_options_fingerprint when it was made */
 	List *settings;    /* of KappaSetting */
 	bool live;         /* the view's present version */
@@ -75,7 +75,7 @@ extern KappaVersion *kappa_catalog_get_version(Oid view, int32 version);
 /* All versions of a view, of KappaVersion. */
 extern List *kappa_catalog_list_versions(Oid view);
 
-/* All versions of all views that should run now: running views and their rebuilds; of KappaVersion. */
+/* All versions that should run now: of running views and their rebuilds; of KappaVersion. */
 extern List *kappa_catalog_list_runnable(void);
 
 extern KappaPosition *kappa_catalog_get_position(Oid view, int32 version);
@@ -90,7 +90,7 @@ extern void kappa_catalog_store_position(Oid view, int32 version, const char *to
 										 const int64 *old_next, int old_npartitions,
 										 const int64 *new_next);
 
-/* Fingerprints of the last messages applied; kappa.last_message.  Arrays by partition, offset -1 for none. */
+/* A row of kappa.last_message: arrays by partition, offset -1 for none. */
 typedef struct KappaLastMessage
 {
 	int npartitions;
@@ -107,14 +107,17 @@ extern void kappa_catalog_store_last_messages(Oid view, int32 version, const cha
 extern void kappa_catalog_set_state(Oid view, KappaViewState state, const char *reason,
 									const char *event);
 
-/* kappa.events: event is one of created, paused, resumed, failed, recovered, stopped, switched, sought, dropped, restarted. */
+/*
+ * Add to kappa.events: created, paused, resumed, failed, recovered, stopped,
+ * switched, sought or dropped.
+ */
 extern void kappa_catalog_add_event(Oid view, const char *event, int32 version,
 									const char *sqlstate, const char *detail);
 
 /* True if the extension exists in this database. */
 extern bool kappa_catalog_installed(void);
 
-/* For functions of other modules that run SQL over kappa's tables (SPI is connected between the two). */
+/* For other modules that run SQL over kappa's tables; SPI is connected between the two. */
 typedef struct KappaCatalogScope
 {
 	Oid userid;

@@ -159,7 +159,7 @@ init_document(KappaDecoder *decoder, const KappaTable *table, bool in_key,
 	document->paths = kappa_path_compile(columns, slots);
 	document->fields = palloc0((document->paths->nslots + 1) *
 							   sizeof(KappaJsonValue));
-	foreach (lc, cells)
+	foreach(lc, cells)
 		((Cell *) lfirst(lc))->slot = slots[n++];
 }
 

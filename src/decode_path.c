@@ -64,7 +64,7 @@ find_or_add_child(PathNode *parent, const char *step)
 	ListCell *lc;
 	PathNode *child;
 
-	foreach (lc, parent->children)
+	foreach(lc, parent->children)
 	{
 		child = lfirst(lc);
 		if (strcmp(child->node.name, step) == 0)
@@ -89,7 +89,7 @@ index_children(PathNode *path_node)
 	node->children = palloc((list_length(path_node->children) + 1) *
 							sizeof(KappaJsonNode *));
 
-	foreach (lc, path_node->children)
+	foreach(lc, path_node->children)
 	{
 		KappaJsonNode *child = lfirst(lc);
 		uint32 h = kappa_json_hash(child->name, child->name_len);
@@ -116,10 +116,10 @@ finish_node(KappaJsonPaths *paths, PathNode *path_node, int *slots)
 	node->first_slot = paths->nslots;
 	if (path_node->columns != NIL)
 		node->slot = paths->nslots++;
-	foreach (lc, path_node->columns)
+	foreach(lc, path_node->columns)
 		slots[lfirst_int(lc)] = node->slot;
 
-	foreach (lc, path_node->children)
+	foreach(lc, path_node->children)
 		finish_node(paths, lfirst(lc), slots);
 	node->end_slot = paths->nslots;
 
@@ -134,14 +134,14 @@ kappa_path_compile(List *columns, int *slots)
 	PathNode *root = make_path_node("");
 	ListCell *lc;
 
-	foreach (lc, columns)
+	foreach(lc, columns)
 	{
 		const KappaColumn *column = lfirst(lc);
 		PathNode *node = root;
 
 		for (int i = 0; i < column->npath; i++)
 			node = find_or_add_child(node, column->path[i]);
-		node->columns = lappend_int(node->columns, foreach_current_index (lc));
+		node->columns = lappend_int(node->columns, foreach_current_index(lc));
 	}
 
 	finish_node(paths, root, slots);

@@ -322,6 +322,8 @@ kappa_definition_depend(Oid dependent, Oid view)
 
 	ObjectAddressSet(from, RelationRelationId, dependent);
 	ObjectAddressSet(to, RelationRelationId, view);
+	(void) deleteDependencyRecordsForSpecific(RelationRelationId, dependent, DEPENDENCY_AUTO,
+											  RelationRelationId, view);
 	recordDependencyOn(&from, &to, DEPENDENCY_AUTO);
 }
 
@@ -334,7 +336,7 @@ kappa_definition_follow_owner(Oid view)
 	foreach(lc, kappa_catalog_list_versions(view))
 	{
 		KappaVersion *version = lfirst(lc);
-		Oid relations[] = {version->definition, version->companion, version->target};
+		Oid relations[] = { version->definition, version->companion, version->target };
 
 		/* As for a table's indexes: the right to change the table is enough. */
 		for (int i = 0; i < lengthof(relations); i++)

@@ -39,7 +39,7 @@ extern Oid kappa_definition_create_state_table(List *(*ddl)(const KappaShape *, 
 /* Run statements (C strings) as the current user under the search_path in force. */
 extern void kappa_definition_run_ddl(List *statements);
 
-/* Make an object (a relation) go away with the view's table. */
+/* Make an object (a relation) go away with the view's table; again is no harm. */
 extern void kappa_definition_depend(Oid dependent, Oid view);
 
 /* Give all that belongs to a view to the owner of its table. */

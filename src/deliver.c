@@ -28,10 +28,15 @@
 
 #include "deliver.h"
 #include "fdw_options.h"
+#include "fetch.h"
 #include "kappa.h"
+#include "progress.h"
 
 /* Between two looks at kappa.last_message. */
 #define LAST_MESSAGE_INTERVAL_MS 1000
+
+/* Batches that a source may apply without a pause between them. */
+#define SAVED_BATCHES 10
 
 /* How often a position without messages is stored. */
 #define STORE_INTERVAL_MS 1000
@@ -427,6 +432,22 @@ deliver_one_by_one(Delivery *delivery)
 	}
 }
 
+/*
+ * kappa.batch_interval holds on average: a source at the end of its log may
+ * save up some turns, so that messages that come about as often as batches may
+ * be applied do not wait for one another.
+ */
+static void
+pace_batches(KappaSource *source, TimestampTz now)
+{
+	TimestampTz earliest = now;
+
+	if (kappa_source_has_seen_ends(source))
+		earliest = TimestampTzPlusMilliseconds(now, -SAVED_BATCHES * kappa_batch_interval);
+	source->next_batch_at = TimestampTzPlusMilliseconds(Max(source->next_batch_at, earliest),
+														kappa_batch_interval);
+}
+
 void
 kappa_deliver(KappaSource *source)
 {
@@ -437,11 +458,11 @@ kappa_deliver(KappaSource *source)
 		.nmessages = source->nmessages,
 		.messages = source->messages,
 	};
-	Delivery delivery = {.source = source, .batch = &batch};
+	Delivery delivery = { .source = source, .batch = &batch };
 	TimestampTz now = GetCurrentTimestamp();
 	ListCell *lc;
 
-	source->next_batch_at = TimestampTzPlusMilliseconds(now, kappa_batch_interval);
+	pace_batches(source, now);
 	source->next_store_at = TimestampTzPlusMilliseconds(now, STORE_INTERVAL_MS);
 	note_last_messages(source);
 	foreach(lc, source->views)
@@ -451,11 +472,11 @@ kappa_deliver(KappaSource *source)
 		deliver_one_by_one(&delivery);
 
 	unload_tables(source);
-	kappa_source_release(source);
+	kappa_fetch_release(source);
 	source->advanced = false;
 	source->settled = true;
 	MemoryContextDelete(decoded);
 	(void) pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	kappa_source_report(source, false);
+	kappa_progress_report(source, false);
 }

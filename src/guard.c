@@ -113,8 +113,8 @@ static bool
 is_view(Oid relid)
 {
 	return OidIsValid(relid) &&
-		get_rel_relkind(relid) == RELKIND_RELATION &&
-		kappa_catalog_get_view(relid) != NULL;
+		   get_rel_relkind(relid) == RELKIND_RELATION &&
+		   kappa_catalog_get_view(relid) != NULL;
 }
 
 static void
@@ -447,8 +447,8 @@ guard_utility(PlannedStmt *pstmt, const char *query_string, bool read_only,
 static void
 run_for_relation(const char *sql, Oid relid)
 {
-	Oid types[] = {OIDOID};
-	Datum values[] = {ObjectIdGetDatum(relid)};
+	Oid types[] = { OIDOID };
+	Datum values[] = { ObjectIdGetDatum(relid) };
 
 	if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 0) < 0)
 		elog(ERROR, "could not run: %s", sql);
@@ -488,7 +488,13 @@ static bool
 have_tables(void)
 {
 	static const char *const tables[] = {
-		"view", "view_version", "position", "last_message", "gap", "event", "rebuild_run",
+		"view",
+		"view_version",
+		"position",
+		"last_message",
+		"gap",
+		"event",
+		"rebuild_run",
 	};
 	Oid schema = get_namespace_oid(KAPPA_SCHEMA, true);
 
@@ -507,9 +513,9 @@ may_matter(Oid relid)
 	char relkind = get_rel_relkind(relid);
 
 	return (relkind == RELKIND_RELATION || relkind == RELKIND_VIEW) &&
-		get_rel_persistence(relid) != RELPERSISTENCE_TEMP &&
-		have_tables() &&
-		get_rel_namespace(relid) != get_namespace_oid(KAPPA_SCHEMA, true);
+		   get_rel_persistence(relid) != RELPERSISTENCE_TEMP &&
+		   have_tables() &&
+		   get_rel_namespace(relid) != get_namespace_oid(KAPPA_SCHEMA, true);
 }
 
 static void

@@ -72,7 +72,7 @@ static void
 put_status(ReturnSetInfo *rsinfo, const KappaViewStatus *status)
 {
 	Datum values[16];
-	bool nulls[16] = {0};
+	bool nulls[16] = { 0 };
 	int i = 0;
 
 	values[i++] = ObjectIdGetDatum(status->view);
@@ -139,7 +139,7 @@ kappa_sql_log_status(PG_FUNCTION_ARGS)
 	for (int p = 0; status != NULL && p < status->npartitions; p++)
 	{
 		Datum values[3];
-		bool nulls[3] = {false, status->end_offset[p] < 0, status->last_message_at[p] < 0};
+		bool nulls[3] = { false, status->end_offset[p] < 0, status->last_message_at[p] < 0 };
 
 		values[0] = Int32GetDatum(p);
 		values[1] = Int64GetDatum(status->end_offset[p]);
@@ -174,7 +174,7 @@ is_only_call(FunctionCallInfo fcinfo)
 		return false;
 	target = linitial_node(TargetEntry, stmt->planTree->targetlist);
 	return IsA(target->expr, FuncExpr) &&
-		castNode(FuncExpr, target->expr)->funcid == fcinfo->flinfo->fn_oid;
+		   castNode(FuncExpr, target->expr)->funcid == fcinfo->flinfo->fn_oid;
 }
 
 void
@@ -197,7 +197,7 @@ kappa_inspect_timeout(FunctionCallInfo fcinfo, int argument)
 {
 	Interval *interval = PG_GETARG_INTERVAL_P(argument);
 	double ms = interval->time / 1000.0 +
-		(interval->day + interval->month * (double) DAYS_PER_MONTH) * SECS_PER_DAY * 1000.0;
+				(interval->day + interval->month * (double) DAYS_PER_MONTH) * SECS_PER_DAY * 1000.0;
 
 	return (int64) Min(Max(ms, 0), MAX_TIMEOUT_MS);
 }

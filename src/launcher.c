@@ -221,7 +221,7 @@ collect_supervisors(TimestampTz now)
 	{
 		KappaDatabaseStatus *status = &statuses[i];
 		bool late = status->pid == 0 &&
-			TimestampDifferenceExceeds(status->started_at, now, ATTACH_TIMEOUT_MS);
+					TimestampDifferenceExceeds(status->started_at, now, ATTACH_TIMEOUT_MS);
 
 		if (status->state == KAPPA_DATABASE_STARTING && !late)
 			starting = true;

@@ -316,4 +316,3 @@ kappa_shmem_announce_change(void)
 	if (kappa_shmem_available())
 		ConditionVariableBroadcast(&kappa_shmem.common->changed);
 }
-

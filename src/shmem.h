@@ -57,10 +57,10 @@ typedef struct KappaViewStatus
 	Oid view;
 	int32 version;
 	KappaRunState state;
-	TimestampTz since;     /* when it entered the state */
-	TimestampTz retry_at;  /* 0 unless waiting for it */
-	int failures;          /* in a row */
-	int sqlstate;          /* of the last failure; 0 for none */
+	TimestampTz since;    /* when it entered the state */
+	TimestampTz retry_at; /* 0 unless waiting for it */
+	int failures;         /* in a row */
+	int sqlstate;         /* of the last failure; 0 for none */
 	char reason[KAPPA_REASON_LEN];
 	pid_t worker_pid; /* 0 without a worker */
 	uint64 messages, bytes, rows, batches, fetch_us, apply_us, commit_us, restarts;
@@ -74,7 +74,7 @@ typedef struct KappaLogStatus
 	int64 *last_message_at; /* ms since 1970 of the last message applied; -1 unknown */
 } KappaLogStatus;
 
-extern void kappa_shmem_init(void); /* from _PG_init: hooks for request and startup */
+extern void kappa_shmem_init(void);      /* from _PG_init: hooks for request and startup */
 extern bool kappa_shmem_available(void); /* preloaded? */
 
 /* --- for SQL functions of any backend --- */
@@ -91,7 +91,10 @@ extern bool kappa_shmem_get_view(Oid view, int32 version, KappaViewStatus *statu
 /* Copy of all view slots of this database; palloc'd. */
 extern int kappa_shmem_get_views(KappaViewStatus **statuses);
 
-/* What the view's worker knows about the log; NULL if it has no worker that has asked.  palloc'd. */
+/*
+ * What the view's worker knows about the log; NULL if it has no worker that
+ * has asked.  palloc'd.
+ */
 extern KappaLogStatus *kappa_shmem_get_log(Oid view, int32 version);
 
 /*
@@ -120,6 +123,9 @@ extern void kappa_shmem_evict(Oid dbid);
 extern void kappa_shmem_readmit(Oid dbid);
 
 /* --- for launcher.c, supervisor.c and worker.c --- */
+
+/* What has worked for so long, in ms, has recovered: delays begin anew. */
+#define KAPPA_HEALTHY_MS 60000
 
 /*
  * A worker is known by its slot and the slot's generation, which tells it from
@@ -215,7 +221,7 @@ extern bool kappa_shmem_stopping(void); /* asked to leave */
 
 /* Supervisor. */
 extern void kappa_shmem_database_report(KappaDatabaseState state);
-extern bool kappa_shmem_take_reload(void);  /* the catalog has changed */
+extern bool kappa_shmem_take_reload(void);            /* the catalog has changed */
 extern void kappa_shmem_wake_supervisor(bool reload); /* of this database */
 extern bool kappa_shmem_worker_reserve(bool catchup, KappaProcessId *id);
 extern void kappa_shmem_worker_free(const KappaProcessId *id);
@@ -226,7 +232,9 @@ extern int kappa_shmem_get_workers(KappaWorkerStatus **statuses);
 /* View slots of this database; for supervisor and worker. */
 extern int kappa_shmem_get_places(KappaViewPlace **places);
 extern int kappa_shmem_view_add(Oid view, int32 version); /* -1: no room */
-extern bool kappa_shmem_view_remove(int slot); /* false: a worker must give it up first */
+
+/* False if a worker must give it up first; call again then. */
+extern bool kappa_shmem_view_remove(int slot);
 extern void kappa_shmem_view_assign(int slot, int worker);
 
 /* No worker for now; shown as waiting, for this reason. */

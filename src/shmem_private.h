@@ -33,13 +33,13 @@
  */
 typedef struct KappaProcess
 {
-	Oid dbid;          /* InvalidOid if the slot is free */
-	uint32 generation; /* changes each time the slot is reserved */
-	pid_t pid;         /* 0 until attached */
-	Latch *latch;      /* NULL likewise; in shared memory */
-	bool stop;         /* asked to exit */
-	bool catchup;      /* worker: serves views that are behind */
-	bool reload;       /* supervisor: the catalog has changed */
+	Oid dbid;                 /* InvalidOid if the slot is free */
+	uint32 generation;        /* changes each time the slot is reserved */
+	pid_t pid;                /* 0 until attached */
+	Latch *latch;             /* NULL likewise; in shared memory */
+	bool stop;                /* asked to exit */
+	bool catchup;             /* worker: serves views that are behind */
+	bool reload;              /* supervisor: the catalog has changed */
 	KappaDatabaseState state; /* supervisor */
 	TimestampTz started_at;   /* when the slot was reserved */
 	pg_atomic_uint32 attention;
@@ -84,17 +84,20 @@ typedef struct KappaRequest
 	bool done;
 } KappaRequest;
 
+/* A database that kappa's processes stay out of. */
+typedef struct KappaEviction
+{
+	Oid dbid; /* InvalidOid if the entry is free */
+	TimestampTz until;
+} KappaEviction;
+
 typedef struct KappaShared
 {
 	Latch *launcher; /* NULL while there is none */
 	Oid woken[MAX_WOKEN];
 	int nwoken;
 	bool woken_all; /* more than fit */
-	struct
-	{
-		Oid dbid; /* InvalidOid if the entry is free */
-		TimestampTz until;
-	} evictions[MAX_EVICTIONS];
+	KappaEviction evictions[MAX_EVICTIONS];
 	ConditionVariable changed; /* see kappa_shmem_change_prepare() */
 } KappaShared;
 

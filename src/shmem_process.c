@@ -44,10 +44,12 @@ is_evicted(Oid dbid, TimestampTz *until)
 
 	for (int i = 0; i < MAX_EVICTIONS; i++)
 	{
-		if (kappa_shmem.common->evictions[i].dbid != dbid || kappa_shmem.common->evictions[i].until <= now)
+		KappaEviction *eviction = &kappa_shmem.common->evictions[i];
+
+		if (eviction->dbid != dbid || eviction->until <= now)
 			continue;
 		if (until != NULL)
-			*until = kappa_shmem.common->evictions[i].until;
+			*until = eviction->until;
 		return true;
 	}
 	return false;
@@ -326,7 +328,7 @@ attach_process(KappaProcess *slots, const KappaProcessId *id)
 
 	LWLockAcquire(kappa_shmem.lock, LW_EXCLUSIVE);
 	mine = process->dbid == id->dbid && process->generation == id->generation &&
-		!process->stop;
+		   !process->stop;
 	if (mine && is_evicted(id->dbid, NULL))
 	{
 		/* A worker's slot is nobody's now; a supervisor's the launcher frees. */
@@ -405,8 +407,10 @@ kappa_shmem_worker_reserve(bool catchup, KappaProcessId *id)
 void
 kappa_shmem_worker_free(const KappaProcessId *id)
 {
+	KappaProcess *worker = &kappa_shmem.workers[id->slot];
+
 	LWLockAcquire(kappa_shmem.lock, LW_EXCLUSIVE);
-	if (kappa_shmem.workers[id->slot].generation == id->generation && kappa_shmem.workers[id->slot].pid == 0)
+	if (worker->generation == id->generation && worker->pid == 0)
 		for (int i = 0; i < kappa_max_views; i++)
 			if (kappa_shmem.views[i].dbid == id->dbid && kappa_shmem.views[i].wanted == id->slot)
 				kappa_shmem.views[i].wanted = -1;
@@ -456,4 +460,3 @@ kappa_shmem_get_workers(KappaWorkerStatus **statuses)
 	LWLockRelease(kappa_shmem.lock);
 	return n;
 }
-

@@ -21,8 +21,8 @@
 #include "kappa.h"
 #include "shmem_private.h"
 
-/* A view that has worked for so long starts again with the shortest delay. */
-#define HEALTHY_MS 60000
+/* The longest delay before a view whose table was locked is tried again. */
+#define MAX_LOCK_DELAY_MS 5000
 
 static dsa_area *log_area = NULL;
 
@@ -110,21 +110,27 @@ change_state(KappaViewSlot *slot, KappaRunState state)
 	slot->state = state;
 }
 
-/* The delays begin anew after a minute of health. */
+/*
+ * The delays begin anew after a minute of health.  Locks come and go: a view
+ * that waits for one shall not wait for long after it.
+ */
 static void
 note_failure(KappaViewSlot *slot, int sqlstate, const char *reason)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	int64 delay;
 
 	if (slot->healthy_since != 0 &&
-		now - slot->healthy_since > HEALTHY_MS * INT64CONST(1000))
+		now - slot->healthy_since > KAPPA_HEALTHY_MS * INT64CONST(1000))
 		slot->failures = 0;
 	slot->healthy_since = 0;
 	slot->failures++;
 	slot->sqlstate = sqlstate;
 	strlcpy(slot->reason, reason, sizeof(slot->reason));
-	slot->retry_at = TimestampTzPlusMilliseconds(now,
-												 kappa_shmem_retry_delay(slot->failures, kappa_retry_max_delay));
+	delay = kappa_shmem_retry_delay(slot->failures, kappa_retry_max_delay);
+	if (sqlstate == ERRCODE_LOCK_NOT_AVAILABLE)
+		delay = Min(delay, MAX_LOCK_DELAY_MS);
+	slot->retry_at = TimestampTzPlusMilliseconds(now, delay);
 	change_state(slot, KAPPA_RUN_RETRYING);
 }
 
@@ -524,6 +530,18 @@ kappa_shmem_get_views(KappaViewStatus **statuses)
 	return n;
 }
 
+/* Returns the number of partitions; copies only if there is room for them. */
+static int
+copy_log(KappaViewSlot *slot, int64 *values, int room)
+{
+	if (!DsaPointerIsValid(slot->log))
+		return -1;
+	if (slot->npartitions <= room)
+		memcpy(values, dsa_get_address(log_area, slot->log),
+			   2 * slot->npartitions * sizeof(int64));
+	return slot->npartitions;
+}
+
 /*
  * The number of partitions may change between the look at it and the copy:
  * then look again.
@@ -546,10 +564,8 @@ kappa_shmem_get_log(Oid view, int32 version)
 
 		LWLockAcquire(kappa_shmem.lock, LW_SHARED);
 		i = find_view(view, version);
-		if (i >= 0 && kappa_shmem.views[i].owner >= 0 && DsaPointerIsValid(kappa_shmem.views[i].log))
-			n = kappa_shmem.views[i].npartitions;
-		if (n > 0 && n <= room)
-			memcpy(values, dsa_get_address(log_area, kappa_shmem.views[i].log), 2 * n * sizeof(int64));
+		if (i >= 0)
+			n = copy_log(&kappa_shmem.views[i], values, room);
 		LWLockRelease(kappa_shmem.lock);
 
 		if (n < 0)
@@ -565,4 +581,3 @@ kappa_shmem_get_log(Oid view, int32 version)
 		room = n;
 	}
 }
-

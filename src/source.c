@@ -20,19 +20,14 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "miscadmin.h"
-#include "portability/instr_time.h"
-#include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "compat.h"
 #include "deliver.h"
-#include "fdw_options.h"
+#include "fetch.h"
 #include "kafka_admin.h"
-#include "kafka_error.h"
 #include "kappa.h"
+#include "progress.h"
 #include "source.h"
 #include "waiters.h"
 
@@ -43,139 +38,12 @@
 /* The longest delay before the brokers are tried again. */
 #define MAX_RETRY_DELAY_MS 5000
 
-/* Errors that librdkafka heals by itself within this time are not shown. */
-#define GRACE_MS 1000
-
 /* Between two questions for the end offsets while behind. */
 #define ENDS_INTERVAL_MS 1000
 
-/* A source that has worked for so long starts again with the shortest delay. */
-#define HEALTHY_MS 60000
-
-/* How long the second client of a connection is kept without questions. */
-#define ASKER_IDLE_MS 60000
-
-/* First size of the array of messages; it grows as batches do. */
-#define FIRST_ALLOCATION 256
-
 List *kappa_sources = NIL;
-static List *connections = NIL; /* of KappaConnection */
 
-/* Made when it is needed; freed when a connection comes or goes. */
-static WaitEventSet *wait_set = NULL;
-
-/* ---- connections ---- */
-
-static KappaConnection *
-find_connection(Oid serverid, Oid owner)
-{
-	ListCell *lc;
-
-	foreach(lc, connections)
-	{
-		KappaConnection *connection = lfirst(lc);
-
-		if (connection->serverid == serverid && connection->owner == owner)
-			return connection;
-	}
-	return NULL;
-}
-
-/* Read the options of a connection, into CurrentMemoryContext. */
-static KafkaConfig *
-read_config(Oid serverid, Oid owner)
-{
-	MemoryContext context = CurrentMemoryContext;
-	KafkaConfig *config;
-
-	StartTransactionCommand();
-	MemoryContextSwitchTo(context);
-	config = kappa_options_get_connection(serverid, owner);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-	return config;
-}
-
-static void
-forget_wait_set(void)
-{
-	if (wait_set != NULL)
-		FreeWaitEventSet(wait_set);
-	wait_set = NULL;
-}
-
-WaitEventSet *
-kappa_source_wait_set(void)
-{
-	ListCell *lc;
-
-	if (wait_set != NULL)
-		return wait_set;
-	wait_set = create_session_wait_event_set(2 + list_length(connections));
-	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	foreach(lc, connections)
-	{
-		KappaConnection *connection = lfirst(lc);
-
-		AddWaitEventToSet(wait_set, WL_SOCKET_READABLE,
-						  kappa_kafka_socket(connection->client), NULL, connection);
-	}
-	return wait_set;
-}
-
-void
-kappa_source_note_readable(void *arg)
-{
-	KappaConnection *connection = arg;
-	ListCell *lc;
-
-	kappa_kafka_drain(connection->client);
-	foreach(lc, kappa_sources)
-	{
-		KappaSource *source = lfirst(lc);
-
-		if (source->connection == connection && source->started)
-			source->readable = true;
-	}
-}
-
-/* Open the client for questions; throws. */
-static KafkaClient *
-get_asker(KappaConnection *connection)
-{
-	MemoryContext old;
-
-	connection->asker_used_at = GetCurrentTimestamp();
-	if (connection->asker != NULL)
-		return connection->asker;
-	if (connection->asker_context == NULL)
-		connection->asker_context = AllocSetContextCreate(connection->context, "kappa asker",
-														  ALLOCSET_SMALL_SIZES);
-	old = MemoryContextSwitchTo(connection->asker_context);
-	connection->asker = kappa_kafka_open(connection->config, false);
-	MemoryContextSwitchTo(old);
-	return connection->asker;
-}
-
-static void
-close_idle_asker(KappaConnection *connection, TimestampTz now)
-{
-	if (connection->asker == NULL ||
-		!TimestampDifferenceExceeds(connection->asker_used_at, now, ASKER_IDLE_MS))
-		return;
-	MemoryContextDelete(connection->asker_context);
-	connection->asker_context = NULL;
-	connection->asker = NULL;
-}
-
-static void
-destroy_connection(KappaConnection *connection)
-{
-	connections = list_delete_ptr(connections, connection);
-	forget_wait_set();
-	MemoryContextDelete(connection->context);
-}
+/* ---- starting and stopping ---- */
 
 /* Stop fetching; it must be told anew how the log stands. */
 static void
@@ -183,7 +51,7 @@ stop_source(KappaSource *source)
 {
 	ListCell *lc;
 
-	kappa_source_release(source);
+	kappa_fetch_release(source);
 	if (source->topic != NULL)
 		kappa_kafka_stop_all(source->topic);
 	for (int p = 0; p < source->npartitions; p++)
@@ -196,6 +64,7 @@ stop_source(KappaSource *source)
 		((KappaServed *) lfirst(lc))->log_set = false;
 }
 
+/* Close a connection; its sources start again with a new one. */
 static void
 close_connection(KappaConnection *connection)
 {
@@ -212,91 +81,39 @@ close_connection(KappaConnection *connection)
 		source->topic = NULL;
 		source->retry_at = 0;
 	}
-	connections = list_delete_ptr(connections, connection);
-	MemoryContextDelete(connection->context);
-}
-
-/*
- * Find or open the connection for a source; throws.  Headers cost time for
- * every message, so they are asked for when the first view reads them.
- */
-static KappaConnection *
-open_connection(Oid serverid, Oid owner, bool with_headers)
-{
-	KappaConnection *connection = find_connection(serverid, owner);
-	MemoryContext old = CurrentMemoryContext;
-	MemoryContext context;
-
-	if (connection != NULL && (connection->with_headers || !with_headers))
-		return connection;
-	if (connection != NULL)
-		close_connection(connection);
-
-	/* Until it is complete it goes away with the round. */
-	context = AllocSetContextCreate(KappaRoundContext, "kappa connection",
-									ALLOCSET_SMALL_SIZES);
-	MemoryContextSwitchTo(context);
-	connection = palloc0(sizeof(KappaConnection));
-	connection->context = context;
-	connection->serverid = serverid;
-	connection->owner = owner;
-	connection->with_headers = with_headers;
-	connection->config = read_config(serverid, owner);
-	connection->client = kappa_kafka_open(connection->config, with_headers);
-	MemoryContextSwitchTo(KappaWorkerContext);
-	connections = lappend(connections, connection);
-	MemoryContextSetParent(context, KappaWorkerContext);
-	forget_wait_set();
-	MemoryContextSwitchTo(old);
-	return connection;
-}
-
-static bool
-same_config(const KafkaConfig *a, const KafkaConfig *b)
-{
-	if (a->nproperties != b->nproperties)
-		return false;
-	for (int i = 0; i < a->nproperties; i++)
-		if (strcmp(a->properties[i].name, b->properties[i].name) != 0 ||
-			strcmp(a->properties[i].value, b->properties[i].value) != 0)
-			return false;
-	return true;
-}
-
-typedef struct ConfigStep
-{
-	KappaConnection *connection;
-	KafkaConfig *config;
-} ConfigStep;
-
-static void
-read_config_step(void *arg)
-{
-	ConfigStep *step = arg;
-
-	step->config = read_config(step->connection->serverid, step->connection->owner);
+	kappa_connection_close(connection);
 }
 
 void
 kappa_source_reread_connections(void)
 {
-	List *all = list_copy(connections);
+	List *all = list_copy(kappa_connections);
 	ListCell *lc;
 
+	/* One whose options cannot be read is closed, too, and says why then. */
 	foreach(lc, all)
-	{
-		ConfigStep step = {.connection = lfirst(lc)};
-
-		/* One whose options cannot be read is closed, too, and says why then. */
-		if (kappa_worker_attempt(read_config_step, &step) != NULL ||
-			!same_config(step.config, step.connection->config))
-			close_connection(step.connection);
-	}
+		if (kappa_connection_has_changed(lfirst(lc)))
+			close_connection(lfirst(lc));
 
 	/* A new mapping may be what a source has been waiting for. */
 	foreach(lc, kappa_sources)
 		if (!((KappaSource *) lfirst(lc))->started)
 			((KappaSource *) lfirst(lc))->retry_at = 0;
+}
+
+void
+kappa_source_note_readable(KappaConnection *connection)
+{
+	ListCell *lc;
+
+	kappa_kafka_drain(connection->client);
+	foreach(lc, kappa_sources)
+	{
+		KappaSource *source = lfirst(lc);
+
+		if (source->connection == connection && source->started)
+			source->readable = true;
+	}
 }
 
 /* ---- trouble ---- */
@@ -324,19 +141,15 @@ check_again(KappaSource *source, KappaServed *served)
 	MemoryContextSwitchTo(old);
 }
 
-/*
- * The source cannot be read for now.  shown: its views are shown as retrying;
- * otherwise the next attempt follows at once, and only its failure will be.
- */
-static void
-note_trouble(KappaSource *source, const ErrorData *error, bool shown)
+void
+kappa_source_note_trouble(KappaSource *source, const ErrorData *error, bool shown)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int64 delay = 0;
 	ListCell *lc;
 
 	if (source->trouble_at == 0 ||
-		TimestampDifferenceExceeds(source->trouble_at, now, HEALTHY_MS))
+		TimestampDifferenceExceeds(source->trouble_at, now, KAPPA_HEALTHY_MS))
 		source->failures = 0;
 	source->failures++;
 	source->trouble_at = now;
@@ -354,16 +167,6 @@ note_trouble(KappaSource *source, const ErrorData *error, bool shown)
 		kappa_worker_suspend_view(lfirst(lc), error, source->retry_at);
 }
 
-static bool
-is_down(KappaConnection *connection)
-{
-	const char *reason;
-
-	return kappa_kafka_last_error(connection->client, &reason) != 0 ||
-		(connection->asker != NULL &&
-		 kappa_kafka_last_error(connection->asker, &reason) != 0);
-}
-
 /*
  * Likewise for an error that a question to the brokers has met.  If the whole
  * client is in trouble this concerns all sources of the connection: none of
@@ -375,7 +178,7 @@ note_broker_trouble(KappaSource *source, const ErrorData *error)
 	KappaConnection *connection = source->connection;
 	ListCell *lc;
 
-	if (connection != NULL && is_down(connection) &&
+	if (connection != NULL && kappa_connection_is_down(connection) &&
 		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION)
 	{
 		connection->down_since = 0;
@@ -384,15 +187,14 @@ note_broker_trouble(KappaSource *source, const ErrorData *error)
 			KappaSource *other = lfirst(lc);
 
 			if (other != source && other->connection == connection)
-				note_trouble(other, error, true);
+				kappa_source_note_trouble(other, error, true);
 		}
 	}
-	note_trouble(source, error, true);
+	kappa_source_note_trouble(source, error, true);
 }
 
-/* Messages or ends of partitions arrive: whatever it was is over. */
-static void
-note_success(KappaSource *source)
+void
+kappa_source_note_success(KappaSource *source)
 {
 	ListCell *lc;
 
@@ -450,7 +252,7 @@ get_asking_topic(KappaSource *source)
 {
 	if (!is_fetching(source->connection))
 		return source->topic;
-	return kappa_kafka_topic(get_asker(source->connection), source->name);
+	return kappa_kafka_topic(kappa_connection_get_asker(source->connection), source->name);
 }
 
 static void
@@ -482,7 +284,7 @@ static void
 judge_failed_question(KappaSource *source, const ErrorData *error)
 {
 	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION &&
-		!is_down(source->connection))
+		!kappa_connection_is_down(source->connection))
 		ereport(DEBUG1,
 				(errmsg_internal("%s", error->message),
 				 errdetail_internal("%s", error->detail ? error->detail : "")));
@@ -522,30 +324,18 @@ void
 kappa_source_check_connections(TimestampTz now)
 {
 	ListCell *lc;
-	const char *reason;
 
-	foreach(lc, connections)
-	{
-		KappaConnection *connection = lfirst(lc);
-
-		if (kappa_kafka_poll(connection->client, &reason) != 0 &&
-			connection->down_since == 0)
-			connection->down_since = now;
-		if (kappa_kafka_last_error(connection->client, &reason) == 0)
-			connection->down_since = 0;
-		close_idle_asker(connection, now);
-	}
+	foreach(lc, kappa_connections)
+		kappa_connection_serve(lfirst(lc), now);
 
 	foreach(lc, kappa_sources)
 	{
 		KappaSource *source = lfirst(lc);
-		KappaConnection *connection = source->connection;
 
-		if (connection == NULL || connection->down_since == 0 || !source->started ||
-			!TimestampDifferenceExceeds(connection->down_since, now, GRACE_MS))
+		if (!source->started || !kappa_connection_is_suspect(source->connection, now))
 			continue;
-		if (ask_ends(source, ask_ends_step))
-			connection->down_since = 0;
+		source->connection->down_since = 0;
+		(void) ask_ends(source, ask_ends_step);
 	}
 }
 
@@ -656,10 +446,10 @@ kappa_source_sweep(void)
 		kappa_sources = foreach_delete_current(kappa_sources, lc);
 		MemoryContextDelete(source->context);
 	}
-	all = list_copy(connections);
+	all = list_copy(kappa_connections);
 	foreach(lc, all)
 		if (!is_used(lfirst(lc)))
-			destroy_connection(lfirst(lc));
+			kappa_connection_close(lfirst(lc));
 	list_free(all);
 }
 
@@ -706,6 +496,20 @@ needs_headers(KappaSource *source)
 	return false;
 }
 
+/* Find or open the connection of a source; throws. */
+static KappaConnection *
+get_connection(KappaSource *source)
+{
+	KappaConnection *connection = kappa_connection_find(source->serverid, source->owner);
+	bool with_headers = needs_headers(source);
+
+	if (connection != NULL && (connection->with_headers || !with_headers))
+		return connection;
+	if (connection != NULL)
+		close_connection(connection);
+	return kappa_connection_open(source->serverid, source->owner, with_headers);
+}
+
 /* Connect, and ask for everything about the topic; throws. */
 static void
 ask_log_step(void *arg)
@@ -715,7 +519,7 @@ ask_log_step(void *arg)
 	KafkaTopic *topic;
 	int n;
 
-	connection = open_connection(source->serverid, source->owner, needs_headers(source));
+	connection = get_connection(source);
 	source->connection = connection;
 	source->topic = kappa_kafka_topic(connection->client, source->name);
 	topic = get_asking_topic(source);
@@ -752,7 +556,7 @@ set_log(KappaSource *source)
 
 	foreach(lc, views)
 	{
-		SetLogStep step = {.served = lfirst(lc), .source = source};
+		SetLogStep step = { .served = lfirst(lc), .source = source };
 		ErrorData *error = kappa_worker_attempt(set_log_step, &step);
 
 		if (error != NULL)
@@ -802,16 +606,6 @@ start_partitions_step(void *arg)
 	}
 }
 
-/* Every partition has been read to an end that it had. */
-static bool
-has_seen_ends(KappaSource *source)
-{
-	for (int p = 0; p < source->npartitions; p++)
-		if (source->eof[p] < 0)
-			return false;
-	return true;
-}
-
 /* A view's record of its last messages serves as the source's until there are newer ones. */
 static void
 take_last_messages(KappaSource *source, KappaServed *served)
@@ -835,7 +629,7 @@ start_source(KappaSource *source, TimestampTz now)
 	ListCell *lc;
 
 	/* Messages in hand are read again, from where the views are. */
-	kappa_source_release(source);
+	kappa_fetch_release(source);
 	source->advanced = false;
 	source->retry_at = 0;
 	error = attempt_asking(ask_log_step, source);
@@ -856,11 +650,11 @@ start_source(KappaSource *source, TimestampTz now)
 	source->started = true;
 	source->stale = false;
 	source->settled = false;
-	source->advanced = has_seen_ends(source);
+	source->advanced = kappa_source_has_seen_ends(source);
 	source->readable = true;
 	source->metadata_at = TimestampTzPlusMilliseconds(now, kappa_metadata_interval);
 	source->ends_at = TimestampTzPlusMilliseconds(now, ENDS_INTERVAL_MS);
-	kappa_source_report(source, true);
+	kappa_progress_report(source, true);
 }
 
 static void
@@ -900,157 +694,7 @@ kappa_source_hasten_metadata(void)
 	}
 }
 
-/* ---- fetching ---- */
-
-/* Room for more messages; the array is as large as batches have been. */
-static bool
-make_room(KappaSource *source)
-{
-	if (source->nmessages >= kappa_batch_rows ||
-		source->nbytes >= (Size) kappa_batch_bytes * 1024)
-		return false;
-	if (source->messages == NULL)
-	{
-		source->nallocated = FIRST_ALLOCATION;
-		source->messages = MemoryContextAlloc(source->context,
-											  source->nallocated * sizeof(KappaMessage));
-	}
-	else if (source->nmessages == source->nallocated)
-	{
-		source->nallocated *= 2;
-		source->messages = repalloc_huge(source->messages,
-										 source->nallocated * sizeof(KappaMessage));
-	}
-	return true;
-}
-
-static void
-note_message(KappaSource *source, const KappaMessage *message)
-{
-	int p = message->partition;
-
-	source->fetched[p] = message->offset + 1;
-	source->end[p] = Max(source->end[p], source->fetched[p]);
-	source->nbytes += message->key_len + message->value_len;
-}
-
-/*
- * The first EOF event is reason enough to store a position: that of a view
- * over an empty topic is symbolic otherwise, for ever.
- */
-static void
-note_eof(KappaSource *source, const KappaMessage *message)
-{
-	int p = message->partition;
-
-	source->eof[p] = message->offset;
-	source->end[p] = message->offset;
-	source->unreported = true;
-	source->advanced |= !source->settled;
-	if (message->offset > source->fetched[p])
-	{
-		source->fetched[p] = message->offset;
-		source->advanced = true;
-	}
-}
-
-/*
- * Keep the data among the entries that a fetch has brought behind those in
- * hand, and note the rest.  Returns an error among them in *failed.
- */
-static bool
-sort_entries(KappaSource *source, int n, KappaMessage *failed)
-{
-	KappaMessage *entries = &source->messages[source->nmessages];
-	KafkaClient *client = source->connection->client;
-	bool has_failed = false;
-
-	for (int i = 0; i < n; i++)
-	{
-		KappaMessage *entry = &entries[i];
-
-		switch (entry->kind)
-		{
-			case KAPPA_MESSAGE_DATA:
-				note_message(source, entry);
-				source->messages[source->nmessages++] = *entry;
-				break;
-			case KAPPA_MESSAGE_EOF:
-				note_eof(source, entry);
-				kappa_kafka_release(client, entry, 1);
-				break;
-			case KAPPA_MESSAGE_ERROR:
-				has_failed = true;
-				*failed = *entry;
-				kappa_kafka_release(client, entry, 1);
-				break;
-		}
-	}
-	return has_failed;
-}
-
-/*
- * librdkafka reports an error for a partition.  Start again: that tells an
- * offset that is gone, or a topic, from what has healed already.
- */
-static void
-handle_partition_error(KappaSource *source, const KappaMessage *entry)
-{
-	const KafkaErrorClass *class = kappa_kafka_error_class(entry->error);
-	ErrorData error = {
-		.sqlerrcode = class->sqlstate,
-		.message = psprintf("could not read partition %d of topic \"%s\"",
-							entry->partition, source->name),
-		.detail = psprintf("librdkafka reported %s: %s.",
-						   kappa_kafka_error_name(entry->error),
-						   kappa_kafka_error_text(entry->error)),
-		.hint = unconstify(char *, class->hint),
-	};
-
-	ereport(DEBUG1,
-			(errmsg_internal("%s", error.message),
-			 errdetail_internal("%s", error.detail)));
-	note_trouble(source, &error, false);
-}
-
-static void
-gather(KappaSource *source)
-{
-	KappaMessage failed;
-	instr_time start;
-	instr_time duration;
-
-	INSTR_TIME_SET_CURRENT(start);
-	while (source->readable && make_room(source))
-	{
-		int n = kappa_kafka_fetch(source->topic, &source->messages[source->nmessages],
-								  Min(source->nallocated, kappa_batch_rows) - source->nmessages,
-								  (Size) kappa_batch_bytes * 1024 - source->nbytes, 0);
-
-		if (n == 0)
-			source->readable = false;
-		else if (sort_entries(source, n, &failed))
-		{
-			handle_partition_error(source, &failed);
-			return;
-		}
-		else
-			note_success(source);
-	}
-	INSTR_TIME_SET_CURRENT(duration);
-	INSTR_TIME_SUBTRACT(duration, start);
-	source->fetch_us += INSTR_TIME_GET_MICROSEC(duration);
-}
-
-void
-kappa_source_release(KappaSource *source)
-{
-	if (source->nmessages > 0)
-		kappa_kafka_release(source->connection->client, source->messages, source->nmessages);
-	source->nmessages = 0;
-	source->nbytes = 0;
-	source->fetch_us = 0;
-}
+/* ---- the loop's part ---- */
 
 bool
 kappa_source_has_batch(KappaSource *source, TimestampTz now)
@@ -1059,8 +703,8 @@ kappa_source_has_batch(KappaSource *source, TimestampTz now)
 		return false;
 	if (source->nmessages > 0)
 		return now >= source->next_batch_at ||
-			source->nmessages >= kappa_batch_rows ||
-			source->nbytes >= (Size) kappa_batch_bytes * 1024;
+			   source->nmessages >= kappa_batch_rows ||
+			   source->nbytes >= (Size) kappa_batch_bytes * 1024;
 	if (source->advanced && now >= source->next_store_at)
 		return true;
 	return (source->advanced || !source->settled) && kappa_waiters_exist(source);
@@ -1073,18 +717,27 @@ kappa_source_serve(KappaSource *source, TimestampTz now)
 		start_source(source, now);
 	if (!source->started)
 		return;
-	gather(source);
+	kappa_fetch_gather(source);
 	if (source->unreported && source->nmessages == 0 && !source->advanced)
-		kappa_source_report(source, false);
+		kappa_progress_report(source, false);
 	if (source->started && source->metadata_at <= now)
 		look_for_partitions(source, now);
 	if (source->started && source->ends_at <= now &&
 		(!kappa_source_at_end(source) || source->ask_failed) &&
 		ask_ends(source, ask_ends_step))
-		kappa_source_report(source, true);
+		kappa_progress_report(source, true);
 }
 
 /* ---- how it goes ---- */
+
+bool
+kappa_source_has_seen_ends(KappaSource *source)
+{
+	for (int p = 0; p < source->npartitions; p++)
+		if (source->eof[p] < 0)
+			return false;
+	return true;
+}
 
 bool
 kappa_source_at_end(KappaSource *source)
@@ -1095,79 +748,6 @@ kappa_source_at_end(KappaSource *source)
 		if (source->eof[p] < 0 || source->eof[p] != source->fetched[p])
 			return false;
 	return true;
-}
-
-int64
-kappa_source_lag(KappaServed *served)
-{
-	KappaSource *source = served->source;
-	int64 lag = 0;
-
-	for (int p = 0; p < source->npartitions; p++)
-		lag += Max(source->end[p] - served->applier->next_offset[p], 0);
-	return lag;
-}
-
-/*
- * A view that is less than a batch behind is "running"; one that has become
- * so only a moment ago has to come a good deal closer, lest the state flaps.
- */
-static KappaRunState
-judge_state(KappaServed *served, int64 lag, bool ends_are_fresh)
-{
-	if (lag == 0)
-		return KAPPA_RUN_RUNNING;
-	if (served->state == KAPPA_RUN_RUNNING)
-		return lag <= kappa_batch_rows ? KAPPA_RUN_RUNNING : KAPPA_RUN_CATCHING_UP;
-	return ends_are_fresh && lag <= kappa_batch_rows / 10 ? KAPPA_RUN_RUNNING : KAPPA_RUN_CATCHING_UP;
-}
-
-/*
- * A view that failed by itself is well again when it is at the end of the log,
- * or has gone on for a minute.
- */
-static bool
-has_recovered(KappaServed *served, int64 lag)
-{
-	if (served->source->suspended)
-		return false;
-	return !served->failing || lag == 0 ||
-		TimestampDifferenceExceeds(served->opened_at, GetCurrentTimestamp(), HEALTHY_MS);
-}
-
-static void
-report_view(KappaServed *served, bool ends_are_fresh)
-{
-	KappaSource *source = served->source;
-	int64 lag = kappa_source_lag(served);
-	KappaRunState state = judge_state(served, lag, ends_are_fresh);
-
-	kappa_shmem_view_publish(served->slot, source->npartitions,
-							 source->end, source->last_timestamp);
-	if (served->troubled && has_recovered(served, lag))
-		kappa_worker_resume_view(served);
-	if (!served->troubled && state != served->state)
-	{
-		kappa_shmem_view_set_state(served->slot, state);
-		served->state = state;
-	}
-	if (has_seen_ends(source) || (ends_are_fresh && lag <= kappa_batch_rows))
-		served->caught_up = true;
-}
-
-void
-kappa_source_report(KappaSource *source, bool ends_are_fresh)
-{
-	ListCell *lc;
-
-	source->unreported = false;
-	foreach(lc, source->views)
-	{
-		KappaServed *served = lfirst(lc);
-
-		if (served->log_set)
-			report_view(served, ends_are_fresh);
-	}
 }
 
 TimestampTz
@@ -1184,11 +764,5 @@ kappa_source_next_moment(KappaSource *source)
 		next = kappa_earlier(next, Max(source->next_store_at, 1));
 	if (!kappa_source_at_end(source) || source->ask_failed)
 		next = kappa_earlier(next, source->ends_at);
-	if (source->connection->down_since != 0)
-		next = kappa_earlier(next, TimestampTzPlusMilliseconds(source->connection->down_since,
-															   GRACE_MS + 1));
-	if (source->connection->asker != NULL)
-		next = kappa_earlier(next, TimestampTzPlusMilliseconds(source->connection->asker_used_at,
-															   ASKER_IDLE_MS + 1));
-	return next;
+	return kappa_earlier(next, kappa_connection_next_moment(source->connection));
 }

@@ -11,29 +11,8 @@
 #ifndef KAPPA_SOURCE_H
 #define KAPPA_SOURCE_H
 
-#include "kafka_client.h"
+#include "connection.h"
 #include "worker.h"
-
-/* A consumer, for one server under the user mapping of one owner. */
-typedef struct KappaConnection
-{
-	MemoryContext context; /* deleting it closes the consumer */
-	Oid serverid;
-	Oid owner;
-	bool with_headers;
-	KafkaConfig *config;
-	KafkaClient *client;
-	TimestampTz down_since; /* an error of the whole client; 0: none */
-
-	/*
-	 * A second client, for questions while the first one fetches: a broker
-	 * answers in turn, and holds the answer to a fetch back until there is a
-	 * message.  NULL unless used lately.
-	 */
-	MemoryContext asker_context;
-	KafkaClient *asker;
-	TimestampTz asker_used_at;
-} KappaConnection;
 
 /*
  * A topic read through a connection, for the views that want it.
@@ -50,7 +29,7 @@ typedef struct KappaSource
 	Oid serverid;
 	Oid owner;
 	char *name;                  /* of the topic */
-	KappaConnection *connection; /* NULL until started, and after trouble */
+	KappaConnection *connection; /* NULL until the first start */
 	KafkaTopic *topic;
 	List *views; /* of KappaServed, in the order of their OIDs and versions */
 
@@ -59,9 +38,9 @@ typedef struct KappaSource
 	bool stale;   /* a view has not been told about the log yet */
 	int npartitions;
 	int64 *begin;
-	int64 *end;      /* as last seen */
-	int64 *eof;      /* offset of the last EOF event; -1: none since started */
-	int64 *fetched;  /* -1: the partition is not started */
+	int64 *end;         /* as last seen */
+	int64 *eof;         /* offset of the last EOF event; -1: none since started */
+	int64 *fetched;     /* -1: the partition is not started */
 	int64 *last_offset; /* the last message delivered; -1: none */
 	int64 *last_timestamp;
 	int64 *last_crc;
@@ -71,9 +50,9 @@ typedef struct KappaSource
 	int nmessages;
 	int nallocated;
 	Size nbytes;
-	bool readable; /* there may be more */
-	bool advanced; /* EOF events have moved fetched[] beyond the messages */
-	bool settled;  /* something was delivered since it was started */
+	bool readable;   /* there may be more */
+	bool advanced;   /* EOF events have moved fetched[] beyond the messages */
+	bool settled;    /* something was delivered since it was started */
 	bool unreported; /* EOF events have come since the last report */
 	uint64 fetch_us;
 	TimestampTz next_batch_at;
@@ -120,8 +99,14 @@ extern void kappa_source_hasten_metadata(void);
 /* Whether a delivery is due. */
 extern bool kappa_source_has_batch(KappaSource *source, TimestampTz now);
 
-/* Give the messages in hand back. */
-extern void kappa_source_release(KappaSource *source);
+/*
+ * The source cannot be read for now.  shown: its views are shown as retrying;
+ * otherwise the next attempt follows at once, and only its failure will be.
+ */
+extern void kappa_source_note_trouble(KappaSource *source, const ErrorData *error, bool shown);
+
+/* Messages or ends of partitions arrive: whatever it was is over. */
+extern void kappa_source_note_success(KappaSource *source);
 
 /*
  * Ask for the end offsets now.  False if they could not be had, or there are
@@ -132,29 +117,13 @@ extern bool kappa_source_ask_all_ends(KappaSource *source);
 /* True if every partition has been read up to an EOF event and nothing is in hand. */
 extern bool kappa_source_at_end(KappaSource *source);
 
-/* Messages between a view's position and the end, by offsets. */
-extern int64 kappa_source_lag(KappaServed *served);
+/* True if every partition has been read to an end that it had, since it was started. */
+extern bool kappa_source_has_seen_ends(KappaSource *source);
 
-/* Show how the views of a source are doing, and where. */
-extern void kappa_source_report(KappaSource *source, bool ends_are_fresh);
-
-/*
- * The set to wait with: latch, postmaster, and the sockets of all connections;
- * and what to do with the user data of a socket that is readable.
- */
-extern struct WaitEventSet *kappa_source_wait_set(void);
-extern void kappa_source_note_readable(void *connection);
+/* The socket of a connection has become readable. */
+extern void kappa_source_note_readable(KappaConnection *connection);
 
 /* The earliest of the source's times, or 0. */
 extern TimestampTz kappa_source_next_moment(KappaSource *source);
-
-/* The earlier of two moments, of which 0 is never. */
-static inline TimestampTz
-kappa_earlier(TimestampTz a, TimestampTz b)
-{
-	if (a == 0 || b == 0)
-		return Max(a, b);
-	return Min(a, b);
-}
 
 #endif /* KAPPA_SOURCE_H */

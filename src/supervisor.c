@@ -84,8 +84,8 @@ static MemoryContext SupervisorContext;
 static MemoryContext RunnableContext; /* of what runnable points to */
 static MemoryContext RoundContext;    /* reset before each round */
 
-static List *runnable = NIL; /* of RunnableView */
-static List *started = NIL;  /* of StartedWorker */
+static List *runnable = NIL;            /* of RunnableView */
+static List *started = NIL;             /* of StartedWorker */
 static bool views_missing_slot = false; /* said so in the log */
 
 /* The present round, in RoundContext. */
@@ -251,7 +251,7 @@ static bool
 same_group(const RunnableView *a, const RunnableView *b)
 {
 	return a->grouped && b->grouped && a->serverid == b->serverid &&
-		a->owner == b->owner && strcmp(a->topic, b->topic) == 0;
+		   a->owner == b->owner && strcmp(a->topic, b->topic) == 0;
 }
 
 /* Whether a worker serves, or is to serve, views of a group. */
@@ -290,8 +290,8 @@ count_groups(int worker)
 			continue;
 		for (int j = 0; j < i && !counted; j++)
 			counted = candidates[j].runnable != NULL &&
-				candidates[j].place->wanted == worker &&
-				same_group(candidates[i].runnable, candidates[j].runnable);
+					  candidates[j].place->wanted == worker &&
+					  same_group(candidates[i].runnable, candidates[j].runnable);
 		n += !counted;
 	}
 	return n;
@@ -555,7 +555,7 @@ is_due(Candidate *candidate, TimestampTz now)
 	KappaViewPlace *place = candidate->place;
 
 	return candidate->runnable != NULL && candidate->runnable->grouped &&
-		place->owner < 0 && place->wanted < 0 && place->retry_at <= now;
+		   place->owner < 0 && place->wanted < 0 && place->retry_at <= now;
 }
 
 static int64
@@ -645,12 +645,12 @@ place_group(List *due, TimestampTz now)
 		RunnableView *view = candidate->runnable;
 		int64 main_position = get_main_position(view);
 		bool close = main_position < 0 ||
-			candidate->position >= main_position - kappa_batch_rows;
+					 candidate->position >= main_position - kappa_batch_rows;
 
 		if (previous != NULL && worker >= 0 &&
 			previous->place->failing == candidate->place->failing &&
 			previous->position - candidate->position <= kappa_batch_rows)
-			 /* goes where the previous one went */ ;
+			/* goes where the previous one went */;
 		else if (close && !candidate->place->failing)
 			worker = get_main_worker(view);
 		else
@@ -677,7 +677,7 @@ place_views(TimestampTz now)
 			continue;
 		for (int j = 0; j < i && !done; j++)
 			done = is_due(&candidates[j], now) &&
-				same_group(candidates[i].runnable, candidates[j].runnable);
+				   same_group(candidates[i].runnable, candidates[j].runnable);
 		if (done)
 			continue;
 		for (int j = i; j < ncandidates; j++)

@@ -40,6 +40,7 @@
 #include "guard.h"
 #include "kafka_admin.h"
 #include "kappa.h"
+#include "restore.h"
 #include "shmem.h"
 #include "view_commands.h"
 
@@ -49,6 +50,9 @@ PG_FUNCTION_INFO_V1(kappa_sql_pause_view);
 PG_FUNCTION_INFO_V1(kappa_sql_resume_view);
 PG_FUNCTION_INFO_V1(kappa_sql_seek_view);
 PG_FUNCTION_INFO_V1(kappa_sql_explain);
+
+/* From PostgreSQL's epoch to Kafka's, the one of Unix; microseconds. */
+#define KAFKA_EPOCH ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
 
 /* ---- checks ---- */
 
@@ -127,8 +131,7 @@ resolve_start(const KappaTable *table, const char *start, int *npartitions)
 	if (latest)
 		kappa_kafka_watermarks(topic, *npartitions, NULL, offsets);
 	else
-		kappa_kafka_offsets_for_time(topic, *npartitions,
-									 (timestamp + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY) / 1000,
+		kappa_kafka_offsets_for_time(topic, *npartitions, (timestamp + KAFKA_EPOCH) / 1000,
 									 offsets);
 	kappa_kafka_close(client);
 	return offsets;
@@ -152,8 +155,8 @@ kappa_view_insert_version(const KappaVersion *version, Datum settings,
 						  const char *topic, const int64 *start, int npartitions)
 {
 	KappaCatalogScope scope;
-	Oid types[] = {OIDOID, INT4OID, OIDOID, OIDOID, OIDOID, OIDOID, TEXTOID,
-				   TEXTARRAYOID, TEXTOID, INT8ARRAYOID};
+	Oid types[] = { OIDOID, INT4OID, OIDOID, OIDOID, OIDOID, OIDOID, TEXTOID,
+					TEXTARRAYOID, TEXTOID, INT8ARRAYOID };
 	Datum values[10];
 	char nulls[10] = "          ";
 
@@ -183,9 +186,9 @@ static void
 insert_view(Oid view, const KappaShape *shape)
 {
 	KappaCatalogScope scope;
-	Oid types[] = {OIDOID, TEXTOID, TEXTOID, INT8OID, OIDOID};
+	Oid types[] = { OIDOID, TEXTOID, TEXTOID, INT8OID, OIDOID };
 	Datum values[5];
-	char nulls[] = {' ', ' ', shape->inexact == NULL ? 'n' : ' ', ' ', ' '};
+	char nulls[] = { ' ', ' ', shape->inexact == NULL ? 'n' : ' ', ' ', ' ' };
 
 	values[0] = ObjectIdGetDatum(view);
 	values[1] = CStringGetTextDatum(shape->kind);
@@ -304,11 +307,13 @@ Datum
 kappa_sql_drop_view(PG_FUNCTION_ARGS)
 {
 	Oid relid = PG_GETARG_OID(0);
+	char *schema;
+	char *name;
 
 	(void) kappa_view_require_owned(relid);
-	kappa_definition_run_ddl(list_make1(psprintf("DROP TABLE %s",
-												 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-																			get_rel_name(relid)))));
+	schema = get_namespace_name(get_rel_namespace(relid));
+	name = quote_qualified_identifier(schema, get_rel_name(relid));
+	kappa_definition_run_ddl(list_make1(psprintf("DROP TABLE %s", name)));
 	PG_RETURN_VOID();
 }
 
@@ -350,7 +355,8 @@ check_resumable(const KappaView *view)
 				 errmsg("state of view \"%s\" is missing", get_rel_name(view->view)),
 				 errhint("Rebuild the view with kappa.rebuild().")));
 	applier = kappa_apply_open(view->view, view->version);
-	client = kappa_kafka_open(kappa_options_get_connection(applier->serverid, applier->owner), false);
+	client = kappa_kafka_open(kappa_options_get_connection(applier->serverid, applier->owner),
+							  false);
 	topic = kappa_kafka_topic(client, applier->topic);
 	n = kappa_kafka_partition_count(topic);
 	begin = palloc(Max(n, 1) * sizeof(int64));
@@ -359,38 +365,6 @@ check_resumable(const KappaView *view)
 	kappa_apply_set_log(applier, n, begin, end);
 	kappa_kafka_close(client);
 	kappa_apply_close(applier);
-}
-
-/*
- * A dump carries no dependencies of ours, and other identifiers.  A version
- * that a rebuild was filling comes along.
- */
-static void
-adopt_restored(const KappaView *view)
-{
-	KappaCatalogScope scope;
-	Oid types[] = {OIDOID, INT8OID, OIDOID};
-	Datum values[3];
-	ListCell *lc;
-
-	foreach(lc, kappa_catalog_list_versions(view->view))
-	{
-		KappaVersion *version = lfirst(lc);
-		Oid relations[] = {version->definition, version->companion, version->target};
-
-		for (int i = 0; i < lengthof(relations); i++)
-			if (OidIsValid(relations[i]) && relations[i] != view->view)
-				kappa_definition_depend(relations[i], view->view);
-	}
-	values[0] = ObjectIdGetDatum(view->view);
-	values[1] = Int64GetDatum((int64) GetSystemIdentifier());
-	values[2] = ObjectIdGetDatum(MyDatabaseId);
-	kappa_catalog_enter(&scope);
-	if (SPI_execute_with_args("UPDATE kappa.view SET system_identifier = $2, database = $3"
-							  " WHERE view = $1",
-							  3, types, values, NULL, false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not adopt a restored view");
-	kappa_catalog_leave(&scope);
 }
 
 Datum
@@ -404,7 +378,7 @@ kappa_sql_resume_view(PG_FUNCTION_ARGS)
 
 	check_resumable(view);
 	if (view->restored)
-		adopt_restored(view);
+		kappa_restore_adopt(view);
 	kappa_catalog_set_state(view->view, KAPPA_VIEW_RUNNING, NULL, "resumed");
 	kappa_shmem_wake_at_commit();
 	PG_RETURN_VOID();
@@ -419,7 +393,7 @@ store_seek(const KappaView *view, const KappaPosition *position, int32 part, int
 	int64 *start = palloc(n * sizeof(int64));
 	int64 *next = palloc(n * sizeof(int64));
 	KappaCatalogScope scope;
-	Oid types[] = {OIDOID, INT4OID, TEXTOID, INT4OID, INT8OID, INT8OID};
+	Oid types[] = { OIDOID, INT4OID, TEXTOID, INT4OID, INT8OID, INT8OID };
 	Datum values[6];
 
 	for (int i = 0; i < n; i++)

@@ -138,7 +138,7 @@ void
 kappa_worker_add_event(KappaServed *served, const char *event,
 					   const char *sqlstate, const char *detail)
 {
-	EventStep step = {served, event, sqlstate, detail};
+	EventStep step = { served, event, sqlstate, detail };
 	ErrorData *error = kappa_worker_attempt(add_event_step, &step);
 
 	if (error != NULL)
@@ -199,7 +199,7 @@ stop_view_step(void *arg)
 static ErrorData *
 stop_view(KappaServed *served, ErrorData *error)
 {
-	StopStep step = {served, kappa_worker_describe_error(error)};
+	StopStep step = { served, kappa_worker_describe_error(error) };
 	ErrorData *trouble = kappa_worker_attempt(stop_view_step, &step);
 
 	if (trouble != NULL)
@@ -212,6 +212,40 @@ stop_view(KappaServed *served, ErrorData *error)
 	return NULL;
 }
 
+/* A version that is gone leaves without a word. */
+static void
+leave_quietly(KappaServed *served)
+{
+	kappa_shmem_view_release(served->slot);
+	kappa_shmem_wake_supervisor(true);
+	forget_view(served);
+}
+
+typedef struct PresenceStep
+{
+	KappaServed *served;
+	bool gone;
+} PresenceStep;
+
+static void
+check_presence_step(void *arg)
+{
+	PresenceStep *step = arg;
+
+	StartTransactionCommand();
+	step->gone = kappa_catalog_get_version(step->served->view, step->served->version) == NULL;
+	CommitTransactionCommand();
+}
+
+/* A view that was dropped in the middle of a delivery fails, too. */
+static bool
+is_gone(KappaServed *served)
+{
+	PresenceStep step = { .served = served };
+
+	return kappa_worker_attempt(check_presence_step, &step) == NULL && step.gone;
+}
+
 /*
  * The event is written while the view is still ours, so that "failed" comes
  * before the "recovered" of the next owner.
@@ -221,6 +255,11 @@ kappa_worker_fail_view(KappaServed *served, ErrorData *error, const char *where)
 {
 	char *reason;
 
+	if (is_gone(served))
+	{
+		leave_quietly(served);
+		return;
+	}
 	if (error->sqlerrcode == ERRCODE_KAPPA_STOP)
 	{
 		error = stop_view(served, error);
@@ -306,8 +345,7 @@ open_view_step(void *arg)
 
 /*
  * Open a view and put it to its source.  One that caught up in another worker
- * has been compared with the log there.  A version that is gone leaves without
- * a word.
+ * has been compared with the log there.
  */
 static void
 open_view(KappaServed *served)
@@ -317,11 +355,7 @@ open_view(KappaServed *served)
 	if (error != NULL)
 		kappa_worker_fail_view(served, error, NULL);
 	else if (served->applier == NULL)
-	{
-		kappa_shmem_view_release(served->slot);
-		kappa_shmem_wake_supervisor(true);
-		forget_view(served);
-	}
+		leave_quietly(served);
 	else
 	{
 		served->reload = false;
@@ -390,7 +424,8 @@ set_application_name(void)
 
 	initStringInfo(&name);
 	appendStringInfoString(&name, list_length(kappa_sources) == 1
-						   ? "kappa worker: topic " : "kappa worker: topics ");
+									  ? "kappa worker: topic "
+									  : "kappa worker: topics ");
 	foreach(lc, kappa_sources)
 		appendStringInfo(&name, "%s%s", foreach_current_index(lc) > 0 ? ", " : "",
 						 ((KappaSource *) lfirst(lc))->name);
@@ -503,7 +538,7 @@ find_live(KappaServed *shadow)
 static void
 serve_shadow(KappaServed *shadow, TimestampTz now)
 {
-	RebuildStep step = {.shadow = shadow, .live = find_live(shadow), .delay_ms = -1};
+	RebuildStep step = { .shadow = shadow, .live = find_live(shadow), .delay_ms = -1 };
 	ErrorData *error = kappa_worker_attempt(rebuild_step, &step);
 
 	if (error != NULL)
@@ -609,7 +644,8 @@ wait_for_work(TimestampTz until)
 	if (until != 0)
 		timeout = Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until),
 					  3600 * 1000L);
-	n = WaitEventSetWait(kappa_source_wait_set(), timeout, events, lengthof(events), wait_event);
+	n = WaitEventSetWait(kappa_connection_wait_set(), timeout, events,
+						 lengthof(events), wait_event);
 	for (int i = 0; i < n; i++)
 	{
 		if (events[i].events & WL_LATCH_SET)
@@ -680,22 +716,28 @@ run_loop(void)
 
 /* ---- the process ---- */
 
-/* Whatever the database or the role has set must not reach the views. */
+/*
+ * Whatever the database or the role has set must not reach the views.  Who
+ * holds a lock on one of them must not hold up the others for long; and if
+ * that makes a deadlock, it is the worker that gives way, and not a user's
+ * command.
+ */
 static void
 pin_settings(void)
 {
 	static const char *const settings[][2] = {
-		{"search_path", "pg_catalog"},
-		{"jit", "off"},
-		{"synchronous_commit", "off"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
-		{"default_transaction_deferrable", "off"},
-		{"statement_timeout", "0"},
-		{"lock_timeout", "0"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"row_security", "on"},
-		{"session_replication_role", "origin"},
+		{ "search_path", "pg_catalog" },
+		{ "jit", "off" },
+		{ "synchronous_commit", "off" },
+		{ "default_transaction_isolation", "read committed" },
+		{ "default_transaction_read_only", "off" },
+		{ "default_transaction_deferrable", "off" },
+		{ "statement_timeout", "0" },
+		{ "deadlock_timeout", "250ms" },
+		{ "lock_timeout", "500ms" },
+		{ "idle_in_transaction_session_timeout", "0" },
+		{ "row_security", "on" },
+		{ "session_replication_role", "origin" },
 	};
 
 	for (int i = 0; i < lengthof(settings); i++)

@@ -37,13 +37,13 @@ typedef struct KappaServed
 	int32 version;
 	KappaApplier *applier;      /* NULL while it is not open */
 	struct KappaSource *source; /* NULL likewise */
-	bool with_headers;     /* reads the messages' headers */
+	bool with_headers;          /* reads the messages' headers */
 	bool log_set;               /* the applier knows how the log stands */
 	bool reload;                /* open it anew before the next batch */
 	bool troubled;              /* shown as retrying; see kappa_worker_update_state */
 	bool failing;               /* because of an error of its own */
-	bool caught_up;         /* has been close to the end since it was opened */
-	bool announced;         /* said so in shared memory */
+	bool caught_up;             /* has been close to the end since it was opened */
+	bool announced;             /* said so in shared memory */
 	KappaRunState state;        /* as last reported, unless troubled */
 	TimestampTz opened_at;
 
@@ -96,6 +96,15 @@ extern void kappa_worker_add_event(KappaServed *served, const char *event,
 
 /* Message, detail and hint of an error as one text. */
 extern char *kappa_worker_describe_error(const ErrorData *error);
+
+/* The earlier of two moments, of which 0 is never. */
+static inline TimestampTz
+kappa_earlier(TimestampTz a, TimestampTz b)
+{
+	if (a == 0 || b == 0)
+		return Max(a, b);
+	return Min(a, b);
+}
 
 /* Entry point of the process. */
 extern PGDLLEXPORT void kappa_worker_main(Datum arg);

@@ -50,8 +50,11 @@ SELECT kappa.create_view('vacant_last', 'SELECT DISTINCT ON (k) k, n FROM vacant
 ));
 ok_view($node, $_) foreach @vacant;
 is(sql('SELECT c, s, m FROM vacant_total'), '0||', 'the total of nothing');
-is(sql('SELECT DISTINCT start_offset, next_offset, lag FROM kappa.offsets'), '0|0|0', 'positions are known all the same');
-ok(wait_for($node, q(SELECT string_agg(DISTINCT state, ',') FROM kappa.views), 'running'), 'views over an empty topic run');
+is(sql('SELECT DISTINCT start_offset, next_offset, lag FROM kappa.offsets'),
+	'0|0|0', 'positions are known all the same');
+ok( wait_for($node, q(SELECT string_agg(DISTINCT state, ',') FROM kappa.views),
+		'running'),
+	'views over an empty topic run');
 produce('vacant', numbers(1, 1));
 ok_view($node, $_) foreach @vacant;
 is(sql('SELECT c, s, m FROM vacant_total'), '1|1|1', 'the first message');
@@ -94,8 +97,10 @@ SELECT kappa.create_view('all_citizens', 'SELECT id, n FROM citizens');
 produce('citizens', [ map { { key => $_, value => { n => 1 } } } 1 .. 50 ]);
 ok_view($node, 'all_citizens');
 add_partitions('citizens', 3);
-ok(wait_for($node, q(SELECT state FROM kappa.views WHERE view = 'all_citizens'::regclass), 'stopped'), 'a changelog that gets more partitions stops');
-like(sql(q(SELECT reason FROM kappa.views WHERE view = 'all_citizens'::regclass)), qr/partition/, 'and says why');
+ok( wait_for($node, q(SELECT state FROM kappa.views WHERE view = 'all_citizens'::regclass), 'stopped'),
+	'a changelog that gets more partitions stops');
+like(sql(q(SELECT reason FROM kappa.views WHERE view = 'all_citizens'::regclass)),
+	qr/partitions were added to changelog topic "citizens"/, 'and says why');
 is(sql('SELECT count(*) FROM all_citizens'), '50', 'its rows stay');
 
 # ---- 200 partitions. ----
@@ -108,10 +113,13 @@ SELECT kappa.create_view('wide_groups', 'SELECT k, count(*) AS c, sum(n) AS s FR
 SELECT kappa.create_view('wide_log', 'SELECT n, part, pos FROM wide');
 ));
 ok_view($node, $_) foreach qw(wide_groups wide_log);
-is(sql(q(SELECT count(*), sum(next_offset), sum(lag) FROM kappa.offsets WHERE view = 'wide_log'::regclass)), '200|10000|0', '200 positions');
-is(sql('SELECT count(*), count(DISTINCT part) FROM wide'), '10000|199', 'an ad-hoc SELECT over 200 partitions');
+is( sql(q(SELECT count(*), sum(next_offset), sum(lag) FROM kappa.offsets WHERE view = 'wide_log'::regclass)),
+	'200|10000|0', '200 positions');
+is(sql('SELECT count(*), count(DISTINCT part) FROM wide'),
+	'10000|199', 'an ad-hoc SELECT over 200 partitions');
 produce('wide', numbers(10_001, 10_001, partition => 199));
-ok(wait_for($node, 'SELECT max(n), count(DISTINCT part) FROM wide_log', '10001|200', 10), 'a single message in the partition that was empty');
+ok( wait_for($node, 'SELECT max(n), count(DISTINCT part) FROM wide_log', '10001|200'),
+	'a single message in the partition that was empty');
 $node->restart;
 produce('wide', numbers(10_002, 10_100));
 ok_view($node, $_) foreach qw(wide_groups wide_log);
@@ -127,7 +135,9 @@ SELECT kappa.create_view('sizes_total', 'SELECT count(*) AS c, sum(length(value)
 my @sizes = map { ('x', ('0' .. '9', 'a' .. 'z')[$_] x 5_000_000, 'y' x $_) } 1 .. 6;
 produce('sizes', \@sizes);
 ok_view($node, $_) foreach qw(sizes_log sizes_total);
-is(sql('SELECT string_agg(l::text, $$,$$ ORDER BY pos) FROM sizes_log'), join(',', map { length } @sizes), 'all sizes arrive');
+is( sql(q(SELECT string_agg(l::text, ',' ORDER BY pos) FROM sizes_log)),
+	join(',', map { length } @sizes),
+	'all sizes arrive');
 
 create_topic('big', config => { 'max.message.bytes' => 8_000_000 });
 sql(q(
@@ -143,38 +153,55 @@ is(sql('SELECT c, s FROM big_items WHERE n = 4'), '100000|5000050000', 'a long a
 
 # ---- Fifty views on one topic read it once. ----
 
-# Bytes that a process has received through its TCP connections, from the
-# kernel (sock_diag); undef where that cannot be asked.
-sub bytes_received
+# The kernel's answer, a list of messages, to a question for the established
+# TCP connections and their counters (sock_diag); empty if it cannot be asked.
+sub ask_connections
 {
-	my ($pid) = @_;
-	my %inodes = map { (readlink($_) // '') =~ /^socket:\[(\d+)\]$/ ? ($1 => 1) : () } glob "/proc/$pid/fd/*";
-	my $sum;
+	my $request = pack('L S S L L C C C C L x48', 72, 20, 0x301, 1, 0,
+		AF_INET, IPPROTO_TCP, 2, 0, 1 << 1);
+	my @messages;
 
 	socket(my $diag, 16, SOCK_DGRAM, 4) or return;
-	send($diag, pack('L S S L L C C C C L x48', 72, 20, 0x301, 1, 0, AF_INET, IPPROTO_TCP, 2, 0, 1 << 1), 0) or return;
-	for (;;)
+	send($diag, $request, 0) or return;
+	while (defined recv($diag, my $data, 1 << 16, 0))
 	{
-		defined recv($diag, my $data, 1 << 16, 0) or return;
 		while (length $data >= 16)
 		{
 			my ($length, $type) = unpack('L S', $data);
-			my $message = substr($data, 0, $length);
 
-			return $sum if $type == 3;
-			return if $type == 2;
+			return @messages if $type != 20;
+			push @messages, substr($data, 0, $length);
 			$data = substr($data, ($length + 3) & ~3);
-			next unless $inodes{ unpack('x84 L', $message) };
-			for (my $at = 88; $at + 4 <= length $message;)
-			{
-				my ($size, $attribute) = unpack("x$at S S", $message);
-				$sum += unpack('x' . ($at + 4 + 128) . ' Q', $message)
-				  if $attribute == 2 && $size >= 4 + 136;
-				$at += ($size + 3) & ~3;
-			}
 		}
 	}
 	return;
+}
+
+# Bytes that a process has received through its TCP connections; undef if the
+# kernel does not tell.
+sub bytes_received
+{
+	my ($pid) = @_;
+	my %inodes = map { (readlink($_) // '') =~ /^socket:\[(\d+)\]$/ ? ($1 => 1) : () }
+	  glob "/proc/$pid/fd/*";
+	my $sum;
+
+	foreach my $message (ask_connections())
+	{
+		my $at = 88;    # of the first attribute
+
+		next unless $inodes{ unpack('x84 L', $message) };
+		while ($at + 4 <= length $message)
+		{
+			my ($size, $attribute) = unpack("x$at S S", $message);
+			my $counter = $at + 4 + 128;    # in struct tcp_info
+
+			$sum += unpack("x$counter Q", $message)
+			  if $attribute == 2 && $size >= 4 + 136;
+			$at += ($size + 3) & ~3;
+		}
+	}
+	return $sum;
 }
 
 create_topic('busy', partitions => 4);
@@ -187,7 +214,8 @@ my $bytes = 0;
 sub busy
 {
 	my ($n) = @_;
-	my $value = sprintf '{"n": %d, "k": %d, "s": "s%d", "m": %d.25, "at": "2026-11-%02dT10:00:00Z", "tags": [%d, %d], "padding": "%s"}',
+	my $value = sprintf '{"n": %d, "k": %d, "s": "s%d", "m": %d.25, "at": "2026-11-%02dT10:00:00Z", '
+	  . '"tags": [%d, %d], "padding": "%s"}',
 	  $n, $n % 13, $n % 101, $n, 1 + $n % 28, $n % 3, $n % 5, substr($padding, $n % 100) . $n;
 
 	$bytes += length $value;
@@ -212,12 +240,16 @@ my $statements = '';
 foreach my $i (0 .. 49)
 {
 	push @busy, "busy_$i";
-	$statements .= "SELECT kappa.create_view('busy_$i', \$\$ " . $queries[ $i % @queries ] =~ s/\$i/$i/gr . " \$\$);\n";
+	my $query = $queries[ $i % @queries ] =~ s/\$i/$i/gr;
+
+	$statements .= "SELECT kappa.create_view('busy_$i', '$query');\n";
 }
 sql("BEGIN; $statements COMMIT;");
 my $ours = "view::text LIKE 'busy\\_%'";
-ok(wait_for($node, "SELECT DISTINCT messages FROM kappa.stat_views WHERE $ours", '20000'), 'each of fifty views gets all messages');
-ok( wait_for($node, "SELECT count(*) FILTER (WHERE state = 'running'), count(DISTINCT worker_pid) FROM kappa.views WHERE $ours", '50|1'),
+ok( wait_for($node, "SELECT DISTINCT messages FROM kappa.stat_views WHERE $ours", '20000'),
+	'each of fifty views gets all messages');
+ok( wait_for($node, "SELECT count(*) FILTER (WHERE state = 'running'), count(DISTINCT worker_pid)
+		FROM kappa.views WHERE $ours", '50|1'),
 	'and one process serves them');
 my $pid = sql("SELECT DISTINCT worker_pid FROM kappa.views WHERE $ours");
 my $received = bytes_received($pid);
@@ -286,7 +318,8 @@ sql('DROP DATABASE other');
 is(sql(q(SELECT count(*) FROM pg_stat_activity WHERE datname = 'other')), '0', 'a database with workers is dropped');
 produce('busy', [ map { busy($_) } 23_001 .. 23_100 ]);
 ok_view($node, 'busy_0');
-is(sql(q(SELECT string_agg(DISTINCT state, ',') FROM kappa.views WHERE view <> 'all_citizens'::regclass)), 'running', 'all views still run');
+ok( wait_for($node, q(SELECT string_agg(DISTINCT state, ',') FROM kappa.views WHERE view <> 'all_citizens'::regclass), 'running'),
+	'all views still run');
 
 $node->stop('fast');
 done_testing();

@@ -160,7 +160,53 @@ command_ok([ 'pg_dump', '-s', '-Fc', '-d', $node->connstr('postgres'), '-f', $du
 sql('CREATE DATABASE empty');
 command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('empty'), $dump ], 'is restored');
 
-# ---- A restore where the log has moved on. ----
+# ---- A dump in the middle of a rebuild. ----
+
+sql(q(SET search_path = "My Shop"; SELECT kappa.rebuild('totals', switch => 'manual');
+	SELECT kappa.rebuild('last_page', switch => 'manual')));
+ok(wait_for($node, q(SELECT string_agg(DISTINCT phase, ', ') FROM kappa.rebuilds), 'waiting for switch_rebuild'),
+	'two rebuilds are ready');
+command_ok([ 'pg_dump', '-Fc', '-d', $node->connstr('postgres'), '-f', $dump ], 'pg_dump');
+sql('CREATE DATABASE halfway');
+command_ok([ 'pg_restore', '--exit-on-error', '-d', $node->connstr('halfway'), $dump ], 'is restored');
+produce('events', events(40_401, 40_500));
+$node->safe_psql('halfway', q(SELECT kappa.resume_view('"My Shop".totals')));
+ok_view($node, '"My Shop".totals', dbname => 'halfway', name => 'the view goes on');
+$node->safe_psql('halfway', q(SELECT kappa.switch_rebuild('"My Shop".totals')));
+is($node->safe_psql('halfway', q(SELECT kappa.wait_for_rebuild('"My Shop".totals', '30 s'))), 't', 'and so does its rebuild');
+ok_view($node, '"My Shop".totals', dbname => 'halfway', name => 'to the same rows');
+$node->safe_psql('halfway', q(SET search_path = "My Shop"; DROP TABLE totals, last_page, log, "Per Day", persons));
+is($node->safe_psql('halfway', q(SELECT count(*) FROM pg_class WHERE relnamespace = 'kappa_state'::regnamespace)),
+	0, 'views that were never resumed are dropped without a trace, too');
+
+# ---- Over the database that the dump was taken from. ----
+
+# Not all that the restore would drop before may be dropped, which it says.
+PostgreSQL::Test::Utils::run_log([ 'pg_restore', '--clean', '--if-exists', '-d', $node->connstr('postgres'), $dump ]);
+is(sql(q(SELECT DISTINCT state, reason FROM kappa.views)), 'paused|restored', 'what is restored there is paused, too');
+is(sql(q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'kappa worker' AND datname = 'postgres')), 0,
+	'nobody touches it');
+sql(q(SELECT kappa.resume_view(view) FROM kappa.views));
+ok_view($node, $_, name => "$_ goes on after a restore in place") foreach @views;
+
+# ---- Where the log has moved on, or is another. ----
+
+sql('CREATE DATABASE late TEMPLATE again');
+produce('events', events(40_501, 40_600));
+my @ends = end_offsets('events');
+$kafka->tool('delete-records', 'events', $_, $ends[$_]) foreach 0 .. 2;
+fails_like($node, q(SELECT kappa.resume_view('"My Shop".log')), qr/no longer in the log/,
+	'messages that are gone are not passed over', dbname => 'late');
+is($node->safe_psql('late', q(SELECT DISTINCT state, reason FROM kappa.views)), 'paused|restored', 'the view stays as it is');
+delete_topic('people');
+create_topic('people', partitions => 2);
+produce('people', events(1, 300));
+$node->psql('late', q(SELECT kappa.resume_view('"My Shop".persons')));
+ok( wait_for(
+		$node,
+		q(SELECT state IN ('stopped', 'paused') FROM kappa.views WHERE view = '"My Shop".persons'::regclass),
+		't', 30, dbname => 'late'),
+	'a topic that is another is noticed');
 
 $node->stop('fast');
 $other->stop('fast');
