@@ -23,6 +23,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "rewrite/rewriteSupport.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -130,6 +131,18 @@ check_fingerprint(KappaApplier *applier, const KappaTable *table)
 				 errhint("Change the foreign table back and call kappa.resume_view(), or call kappa.rebuild() to build the view anew.")));
 }
 
+/* Whoever drops what lies in kappa_state by hand has to rebuild the view. */
+static void
+require_table(KappaApplier *applier, Oid relid)
+{
+	LockRelationOid(relid, AccessShareLock);
+	if (get_rel_name(relid) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_KAPPA_STOP),
+				 errmsg("a table that belongs to view \"%s\" was dropped", applier->name),
+				 errhint("Build the view anew with kappa.rebuild().")));
+}
+
 /* Analyse the definition and fill what follows from it. */
 static void
 load_definition(KappaApplier *applier)
@@ -147,6 +160,9 @@ load_definition(KappaApplier *applier)
 				 errmsg("definition of view \"%s\" was dropped", applier->name),
 				 errdetail("Something that its query reads was dropped with CASCADE.  The table keeps its rows as plain data.")));
 
+	require_table(applier, version->target);
+	if (OidIsValid(version->companion))
+		require_table(applier, version->companion);
 	definition = kappa_definition_get_query(version->definition);
 	shape = kappa_analyze_query(definition, NULL, false);
 	table = kappa_options_get_table(shape->scan->source);
@@ -202,6 +218,7 @@ kappa_apply_open(Oid view, int32 version_number)
 	context = AllocSetContextCreate(CurTransactionContext, "kappa applier",
 									ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
+	LockRelationOid(view, AccessShareLock);
 	row = kappa_catalog_get_view(view);
 	version = row == NULL ? NULL : kappa_catalog_get_version(view, version_number);
 	if (version == NULL)
@@ -216,8 +233,7 @@ kappa_apply_open(Oid view, int32 version_number)
 	applier->context = context;
 	applier->view = view;
 	applier->version = version_number;
-	applier->name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(view)),
-											   get_rel_name(view));
+	applier->name = kappa_definition_relation_name(view);
 	applier->owner = row->owner;
 	applier->target = version->target;
 	applier->live = version->live;

@@ -130,6 +130,20 @@ enter_deparse(const char *search_path)
 
 /* ---- reading definitions ---- */
 
+/* Nobody may rely on a name that was there a moment ago: others drop tables. */
+char *
+kappa_definition_relation_name(Oid relid)
+{
+	char *name = get_rel_name(relid);
+	char *namespace = get_namespace_name(get_rel_namespace(relid));
+
+	if (name == NULL || namespace == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	return quote_qualified_identifier(namespace, name);
+}
+
 Query *
 kappa_definition_get_query(Oid definition)
 {

@@ -36,6 +36,9 @@ extern Oid kappa_definition_create_state_table(List *(*ddl)(const KappaShape *, 
 											   const KappaShape *shape,
 											   Oid near, const char *base, const char *suffix);
 
+/* The name of a relation, qualified and quoted; throws if the relation is gone. */
+extern char *kappa_definition_relation_name(Oid relid);
+
 /* Run statements (C strings) as the current user under the search_path in force. */
 extern void kappa_definition_run_ddl(List *statements);
 

@@ -476,7 +476,6 @@ kappa_deliver(KappaSource *source)
 	source->advanced = false;
 	source->settled = true;
 	MemoryContextDelete(decoded);
-	(void) pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	kappa_progress_report(source, false);
 }

@@ -36,6 +36,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "definition.h"
 #include "rebuild.h"
 #include "rebuild_commands.h"
 #include "rebuild_run.h"
@@ -167,8 +168,7 @@ analyze_table(Oid relid)
 {
 	KappaCatalogScope scope;
 	char *sql = psprintf("ANALYZE %s",
-						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-													get_rel_name(relid)));
+						 kappa_definition_relation_name(relid));
 
 	kappa_catalog_enter(&scope);
 	if (SPI_execute(sql, false, 0) < 0)

@@ -134,21 +134,14 @@ add_column(RowSql *sql, Form_pg_attribute column, const List *key)
 	}
 }
 
-static char *
-qualified_name(Oid relid)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
-}
-
 static RowSql *
 collect_row_sql(Oid target, Oid shadow, const List *key)
 {
 	RowSql *sql = palloc0(sizeof(RowSql));
 	Relation rel = table_open(target, AccessShareLock);
 
-	sql->target = qualified_name(target);
-	sql->shadow = qualified_name(shadow);
+	sql->target = kappa_definition_relation_name(target);
+	sql->shadow = kappa_definition_relation_name(shadow);
 	initStringInfo(&sql->columns);
 	initStringInfo(&sql->identity);
 	initStringInfo(&sql->values);

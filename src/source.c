@@ -185,9 +185,12 @@ note_broker_trouble(KappaSource *source, const ErrorData *error)
 		foreach(lc, kappa_sources)
 		{
 			KappaSource *other = lfirst(lc);
+			ErrorData same = *error;
 
-			if (other != source && other->connection == connection)
-				kappa_source_note_trouble(other, error, true);
+			if (other == source || other->connection != connection)
+				continue;
+			same.message = psprintf("could not read topic \"%s\"", other->name);
+			kappa_source_note_trouble(other, &same, true);
 		}
 	}
 	kappa_source_note_trouble(source, error, true);

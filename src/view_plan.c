@@ -26,6 +26,7 @@
 #include "utils/ruleutils.h"
 #include "utils/typcache.h"
 
+#include "definition.h"
 #include "view_delta.h"
 #include "view_plan.h"
 
@@ -34,13 +35,6 @@
 	"fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000"
 
 /* ---- names and lists ---- */
-
-static char *
-quote_relation(Oid relid)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
-}
 
 static char *
 quote_column(const char *alias, const char *name)
@@ -270,7 +264,7 @@ append_assignments(StringInfo buf, const KappaShape *shape, const char *other)
 static void
 append_insert(StringInfo buf, const KappaShape *shape, Oid target)
 {
-	appendStringInfo(buf, "INSERT INTO %s AS t (%s)\n", quote_relation(target),
+	appendStringInfo(buf, "INSERT INTO %s AS t (%s)\n", kappa_definition_relation_name(target),
 					 list_outputs(shape, NULL));
 }
 
@@ -331,7 +325,7 @@ make_single_merge(const KappaShape *shape, Oid target, const char *delta)
 	StringInfoData buf;
 
 	initStringInfo(&buf);
-	appendStringInfo(&buf, "UPDATE %s AS t SET", quote_relation(target));
+	appendStringInfo(&buf, "UPDATE %s AS t SET", kappa_definition_relation_name(target));
 	(void) append_assignments(&buf, shape, "d");
 	appendStringInfo(&buf, "\nFROM (\n%s\n) AS d", delta);
 	return buf.data;
@@ -346,7 +340,7 @@ append_companion(StringInfo buf, const KappaShape *shape, Oid companion)
 {
 	ListCell *lc;
 
-	appendStringInfo(buf, "INSERT INTO %s AS s (%s, %s)\n", quote_relation(companion),
+	appendStringInfo(buf, "INSERT INTO %s AS s (%s, %s)\n", kappa_definition_relation_name(companion),
 					 list_key(shape, NULL), list_companion(shape, NULL));
 	appendStringInfo(buf, "SELECT %s, %s FROM delta AS d\nORDER BY %s\n",
 					 list_key(shape, "d"), list_companion(shape, "d"), list_key(shape, "d"));
@@ -407,7 +401,7 @@ make_changelog_merge(const KappaShape *shape, Oid target, const char *delta)
 	initStringInfo(&buf);
 	initStringInfo(&assignments);
 	appendStringInfo(&buf, "MERGE INTO %s AS t\nUSING (SELECT * FROM (\n%s\n) AS d ORDER BY %s) AS d\nON ",
-					 quote_relation(target), delta, list_key(shape, "d"));
+					 kappa_definition_relation_name(target), delta, list_key(shape, "d"));
 	append_key_match(&buf, shape, "t", "d");
 	appendStringInfo(&buf, "\nWHEN MATCHED AND NOT %s THEN DELETE\nWHEN MATCHED THEN ", keep);
 	if (append_assignments(&assignments, shape, "d"))

@@ -683,6 +683,17 @@ serve_interrupts(void)
 	reload_views();
 }
 
+/* Returns when statistics that are held back have to be reported; 0: there are none. */
+static TimestampTz
+report_statistics(void)
+{
+	long delay = pgstat_report_stat(false);
+
+	if (delay <= 0)
+		return 0;
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
+}
+
 static void
 run_loop(void)
 {
@@ -692,6 +703,7 @@ run_loop(void)
 	{
 		bool more = false;
 		TimestampTz now;
+		TimestampTz next;
 		List *sources;
 		ListCell *lc;
 
@@ -710,7 +722,8 @@ run_loop(void)
 		kappa_source_check_connections(now);
 		kappa_source_sweep();
 		more |= connections_changed;
-		wait_for_work(more ? GetCurrentTimestamp() : next_moment(idle_since));
+		next = kappa_earlier(next_moment(idle_since), report_statistics());
+		wait_for_work(more ? GetCurrentTimestamp() : next);
 	}
 }
 
