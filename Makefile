@@ -14,6 +14,7 @@ DATA = kappa--1.0.sql
 
 MODULE_big = kappa
 OBJS = \
+	src/append.o \
 	src/apply.o \
 	src/batch.o \
 	src/catalog.o \

@@ -34,6 +34,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "append.h"
 #include "apply.h"
 #include "definition.h"
 #include "guard.h"
@@ -51,12 +52,16 @@ static const int class_limits[] = { 100, 10000 };
 
 struct KappaApplierPrivate
 {
-	bool valid;       /* cleared by invalidation */
-	List *relations;  /* OIDs whose invalidation matters */
-	bool has_lookups; /* the query reads ordinary tables */
+	bool valid;      /* cleared by invalidation */
+	List *relations; /* OIDs whose invalidation matters */
+	List *lookups;   /* OIDs of ordinary tables that the query reads */
+	bool appends;    /* rows of the delta are inserted as they are */
 	KappaVersion *version;
-	KappaStatements *statements;
-	SPIPlanPtr merge[NCLASSES]; /* prepared when first needed */
+	MemoryContext statement_context;
+	KappaStatements *statements; /* in statement_context; NULL until needed */
+	SPIPlanPtr merge[NCLASSES];  /* prepared when first needed */
+	SPIPlanPtr merge_nulls[NCLASSES];
+	SPIPlanPtr append[NCLASSES];
 
 	/* What is stored in kappa.position, and what a transaction has written. */
 	int stored_npartitions;
@@ -82,15 +87,15 @@ note_invalidation(Datum arg, Oid relid)
 		KappaApplier *applier = lfirst(lc);
 
 		if (!OidIsValid(relid) ||
-			list_member_oid(applier->private->relations, relid))
-			applier->private->valid = false;
+			list_member_oid(applier->own->relations, relid))
+			applier->own->valid = false;
 	}
 }
 
 bool
 kappa_apply_is_valid(KappaApplier *applier)
 {
-	return applier->private->valid;
+	return applier->own->valid;
 }
 
 static void
@@ -121,13 +126,13 @@ check_fingerprint(KappaApplier *applier, const KappaTable *table)
 {
 	char *now = kappa_options_fingerprint(table, applier->columns);
 
-	if (strcmp(now, applier->private->version->fingerprint) != 0)
+	if (strcmp(now, applier->own->version->fingerprint) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_KAPPA_STOP),
 				 errmsg("foreign table \"%s\" has changed since view \"%s\" was made",
 						table->name, applier->name),
 				 errdetail("It was: %s.  It is: %s.",
-						   applier->private->version->fingerprint, now),
+						   applier->own->version->fingerprint, now),
 				 errhint("Change the foreign table back and call kappa.resume_view(), or call kappa.rebuild() to build the view anew.")));
 }
 
@@ -147,8 +152,8 @@ require_table(KappaApplier *applier, Oid relid)
 static void
 load_definition(KappaApplier *applier)
 {
-	struct KappaApplierPrivate *private = applier->private;
-	KappaVersion *version = private->version;
+	struct KappaApplierPrivate *own = applier->own;
+	KappaVersion *version = own->version;
 	Query *definition;
 	KappaShape *shape;
 	KappaTable *table;
@@ -173,16 +178,15 @@ load_definition(KappaApplier *applier)
 	applier->columns = shape->scan->columns;
 	check_fingerprint(applier, table);
 
-	private->has_lookups = shape->scan->lookups != NIL;
-	private->relations = list_copy(shape->scan->lookups);
-	private->relations = lappend_oid(private->relations, applier->view);
-	private->relations = lappend_oid(private->relations, version->target);
-	private->relations = lappend_oid(private->relations, version->definition);
-	private->relations = lappend_oid(private->relations, table->relid);
+	own->appends = shape->key == NIL && shape->root->kind != KAPPA_NODE_AGGREGATE;
+	own->lookups = shape->scan->lookups;
+	own->relations = list_copy(shape->scan->lookups);
+	own->relations = lappend_oid(own->relations, applier->view);
+	own->relations = lappend_oid(own->relations, version->target);
+	own->relations = lappend_oid(own->relations, version->definition);
+	own->relations = lappend_oid(own->relations, table->relid);
 	if (OidIsValid(version->companion))
-	private->relations = lappend_oid(private->relations, version->companion);
-
-	private->statements = kappa_definition_get_statements(definition, shape, version);
+		own->relations = lappend_oid(own->relations, version->companion);
 }
 
 static void
@@ -199,9 +203,9 @@ load_position(KappaApplier *applier)
 	applier->npartitions = position->npartitions;
 	applier->start_offset = position->start_offset;
 	applier->next_offset = position->next_offset;
-	applier->private->stored_npartitions = position->npartitions;
-	applier->private->stored_next = palloc(Max(position->npartitions, 1) * sizeof(int64));
-	memcpy(applier->private->stored_next, position->next_offset,
+	applier->own->stored_npartitions = position->npartitions;
+	applier->own->stored_next = palloc(Max(position->npartitions, 1) * sizeof(int64));
+	memcpy(applier->own->stored_next, position->next_offset,
 		   position->npartitions * sizeof(int64));
 }
 
@@ -229,7 +233,7 @@ kappa_apply_open(Oid view, int32 version_number)
 	}
 
 	applier = palloc0(sizeof(KappaApplier));
-	applier->private = palloc0(sizeof(struct KappaApplierPrivate));
+	applier->own = palloc0(sizeof(struct KappaApplierPrivate));
 	applier->context = context;
 	applier->view = view;
 	applier->version = version_number;
@@ -237,8 +241,8 @@ kappa_apply_open(Oid view, int32 version_number)
 	applier->owner = row->owner;
 	applier->target = version->target;
 	applier->live = version->live;
-	applier->private->version = version;
-	applier->private->valid = true;
+	applier->own->version = version;
+	applier->own->valid = true;
 	load_definition(applier);
 	load_position(applier);
 	MemoryContextSwitchTo(parent);
@@ -248,6 +252,13 @@ kappa_apply_open(Oid view, int32 version_number)
 	return applier;
 }
 
+static void
+free_plan(SPIPlanPtr plan)
+{
+	if (plan != NULL)
+		SPI_freeplan(plan);
+}
+
 void
 kappa_apply_close(KappaApplier *applier)
 {
@@ -255,8 +266,11 @@ kappa_apply_close(KappaApplier *applier)
 	if (kappa_apply_current == applier)
 		kappa_apply_current = NULL;
 	for (int i = 0; i < NCLASSES; i++)
-		if (applier->private->merge[i] != NULL)
-			SPI_freeplan(applier->private->merge[i]);
+	{
+		free_plan(applier->own->merge[i]);
+		free_plan(applier->own->merge_nulls[i]);
+		free_plan(applier->own->append[i]);
+	}
 	MemoryContextDelete(applier->context);
 }
 
@@ -355,52 +369,163 @@ set_for_planning(const char *name)
 }
 
 /*
- * The merge of a changelog joins the delta with the view's table.  A lookup in
- * the key's index for each row costs what the batch is worth, however large the
- * table is or becomes; the planner, which does not know that the rows come in
- * the order of the index, would rather read the whole table for every batch.
- * Lookups of other tables are left to the planner.
+ * A lookup in the key's index for each row costs what the batch is worth,
+ * however large the table is or becomes.  The planner, which does not know that
+ * the rows come in the order of the index, would rather read the whole table
+ * for every batch.
  */
-static SPIPlanPtr
-prepare_merge(KappaApplier *applier)
+static void
+plan_by_index(SPIPlanPtr plan)
 {
-	SPIPlanPtr plan = SPI_prepare(applier->private->statements->merge, 0, NULL);
-	int level;
+	int level = NewGUCNestLevel();
 
-	if (plan == NULL)
-		elog(ERROR, "could not prepare the merge of view \"%s\": %s",
-			 applier->name, SPI_result_code_string(SPI_result));
-	SPI_keepplan(plan);
-	if (!applier->changelog || applier->private->has_lookups)
-		return plan;
-
-	level = NewGUCNestLevel();
 	set_for_planning("enable_hashjoin");
 	set_for_planning("enable_mergejoin");
 	set_for_planning("enable_seqscan");
 	ReleaseCachedPlan(SPI_plan_get_cached_plan(plan), CurrentResourceOwner);
 	AtEOXact_GUC(true, level);
-	return plan;
 }
 
 /*
- * The merge for this size of batch.  A plan that an invalidation has touched
- * is made anew from the text rather than by the plan cache, which would parse
- * the text again at a moment of its own choice.
+ * Make sure that a statement is prepared.  A plan that an invalidation has
+ * touched is made anew from the text rather than by the plan cache, which would
+ * parse the text again at a moment of its own choice.
  */
 static SPIPlanPtr
-get_merge(KappaApplier *applier, int nmessages)
+get_plan(KappaApplier *applier, SPIPlanPtr *plan, const char *text, bool by_index)
 {
-	SPIPlanPtr *plan = &applier->private->merge[size_class(nmessages)];
-
 	if (*plan != NULL && !SPI_plan_is_valid(*plan))
 	{
 		SPI_freeplan(*plan);
 		*plan = NULL;
 	}
 	if (*plan == NULL)
-		*plan = prepare_merge(applier);
+	{
+		SPIPlanPtr fresh = SPI_prepare(text, 0, NULL);
+
+		if (fresh == NULL)
+			elog(ERROR, "could not prepare the merge of view \"%s\": %s",
+				 applier->name, SPI_result_code_string(SPI_result));
+		SPI_keepplan(fresh);
+		*plan = fresh;
+		if (by_index)
+			plan_by_index(fresh);
+	}
 	return *plan;
+}
+
+/* The number of rows merged is the result of the statement, or what it wrote. */
+static uint64
+run_plan(KappaApplier *applier, SPIPlanPtr plan)
+{
+	int rc = SPI_execute_plan(plan, NULL, NULL, false, 0);
+	bool isnull;
+
+	if (rc < 0)
+		elog(ERROR, "merge of view \"%s\" failed: %s", applier->name,
+			 SPI_result_code_string(rc));
+	if (rc != SPI_OK_SELECT)
+		return SPI_processed;
+	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+									   1, &isnull));
+}
+
+/* Instead of INSERT ... SELECT: the SELECT alone, and a faster way to insert. */
+static uint64
+run_append(KappaApplier *applier, SPIPlanPtr plan)
+{
+	SPIExecuteOptions options = { .dest = kappa_append_create_receiver(applier->target) };
+	int rc = SPI_execute_plan_extended(plan, &options);
+
+	if (rc < 0)
+		elog(ERROR, "delta of view \"%s\" failed: %s", applier->name,
+			 SPI_result_code_string(rc));
+	return SPI_processed;
+}
+
+/*
+ * The definition knows what it refers to by OID, the text by name.  So the text
+ * is written anew whenever it is going to be parsed: since the last time a
+ * function or a schema may have got another name, and another one its name.
+ */
+static void
+write_statements(KappaApplier *applier)
+{
+	struct KappaApplierPrivate *own = applier->own;
+	MemoryContext old;
+	Query *definition;
+	KappaShape *shape;
+
+	if (own->statement_context == NULL)
+		own->statement_context = AllocSetContextCreate(applier->context,
+													   "kappa statements",
+													   ALLOCSET_SMALL_SIZES);
+	MemoryContextReset(own->statement_context);
+	own->statements = NULL;
+	old = MemoryContextSwitchTo(own->statement_context);
+	definition = kappa_definition_get_query(own->version->definition);
+	shape = kappa_analyze_query(definition, NULL, false);
+	own->statements = kappa_definition_get_statements(definition, shape, own->version);
+	MemoryContextSwitchTo(old);
+}
+
+static bool
+is_prepared(SPIPlanPtr plan)
+{
+	return plan != NULL && SPI_plan_is_valid(plan);
+}
+
+static uint64
+run_merge(KappaApplier *applier, int nmessages)
+{
+	struct KappaApplierPrivate *own = applier->own;
+	int class = size_class(nmessages);
+	bool append = own->appends && kappa_append_is_possible(applier->target);
+	SPIPlanPtr *merge = append ? &own->append[class] : &own->merge[class];
+	KappaStatements *statements;
+	uint64 rows;
+
+	if (own->statements == NULL || !is_prepared(*merge) ||
+		(own->statements->merge_nulls != NULL &&
+		 !is_prepared(own->merge_nulls[class])))
+		write_statements(applier);
+	statements = own->statements;
+	if (append)
+		return run_append(applier, get_plan(applier, merge, statements->delta, false));
+	rows = run_plan(applier, get_plan(applier, merge, statements->merge,
+									  statements->by_index));
+	if (statements->merge_nulls != NULL)
+		rows += run_plan(applier, get_plan(applier, &own->merge_nulls[class],
+										   statements->merge_nulls, false));
+	return rows;
+}
+
+/*
+ * The merge names its tables.  Locked, they keep their names until it has run;
+ * if they have others by now, or are gone, the applier is not what it was:
+ * another table may have the name.
+ */
+static void
+lock_tables(KappaApplier *applier)
+{
+	struct KappaApplierPrivate *own = applier->own;
+	ListCell *lc;
+
+	LockRelationOid(applier->target, RowExclusiveLock);
+	if (OidIsValid(own->version->companion))
+		LockRelationOid(own->version->companion, RowExclusiveLock);
+	LockRelationOid(own->version->definition, AccessShareLock);
+	LockRelationOid(applier->relid, AccessShareLock);
+	foreach(lc, own->lookups)
+		LockRelationOid(lfirst_oid(lc), AccessShareLock);
+
+	if (own->valid)
+		return;
+	applier->outdated = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("something that view \"%s\" refers to has just been altered",
+					applier->name)));
 }
 
 static void
@@ -417,7 +542,6 @@ kappa_apply_batch(KappaApplier *applier, KappaBatchTable *bt, int nmessages)
 	KappaOwnerScope scope;
 	ErrorContextCallback callback;
 	uint64 rows;
-	int rc;
 
 	Assert(kappa_apply_current == NULL);
 	kappa_apply_current = applier;
@@ -431,18 +555,15 @@ kappa_apply_batch(KappaApplier *applier, KappaBatchTable *bt, int nmessages)
 	 * not outlive its owner's turn, nor may those of a turn that has failed.
 	 */
 	LockReleaseSession(USER_LOCKMETHOD);
+	lock_tables(applier);
 	kappa_definition_enter_owner(&scope, applier->owner,
-								 applier->private->version->settings);
+								 applier->own->version->settings);
 	kappa_batch_bind(bt, applier->next_offset, applier->npartitions, 0, nmessages);
 	kappa_guard_permit(applier->target);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	rc = SPI_execute_plan(get_merge(applier, nmessages), NULL, NULL, false, 0);
-	if (rc < 0)
-		elog(ERROR, "merge of view \"%s\" failed: %s", applier->name,
-			 SPI_result_code_string(rc));
-	rows = SPI_processed;
+	rows = run_merge(applier, nmessages);
 	SPI_finish();
 	PopActiveSnapshot();
 	kappa_guard_permit(InvalidOid);
@@ -458,40 +579,40 @@ kappa_apply_batch(KappaApplier *applier, KappaBatchTable *bt, int nmessages)
 void
 kappa_apply_store_position(KappaApplier *applier, const int64 *new_next)
 {
-	struct KappaApplierPrivate *private = applier->private;
+	struct KappaApplierPrivate *own = applier->own;
 	Size size = applier->npartitions * sizeof(int64);
 
-	private->pending = false;
-	if (private->stored_npartitions == applier->npartitions &&
-		memcmp(private->stored_next, new_next, size) == 0)
+	own->pending = false;
+	if (own->stored_npartitions == applier->npartitions &&
+		memcmp(own->stored_next, new_next, size) == 0)
 		return;
 
 	kappa_apply_current = applier;
 	kappa_catalog_store_position(applier->view, applier->version, applier->topic,
 								 applier->npartitions, applier->start_offset,
-								 private->stored_next, private->stored_npartitions,
+								 own->stored_next, own->stored_npartitions,
 								 new_next);
-	if (private->pending_next != NULL)
-		pfree(private->pending_next);
-	private->pending_next = MemoryContextAlloc(applier->context, Max(size, 1));
-	memcpy(private->pending_next, new_next, size);
-	private->pending = true;
+	if (own->pending_next != NULL)
+		pfree(own->pending_next);
+	own->pending_next = MemoryContextAlloc(applier->context, Max(size, 1));
+	memcpy(own->pending_next, new_next, size);
+	own->pending = true;
 	kappa_apply_current = NULL;
 }
 
 void
 kappa_apply_committed(KappaApplier *applier)
 {
-	struct KappaApplierPrivate *private = applier->private;
+	struct KappaApplierPrivate *own = applier->own;
 
-	if (!private->pending)
+	if (!own->pending)
 		return;
 
-	pfree(private->stored_next);
-	private->stored_next = private->pending_next;
-	private->stored_npartitions = applier->npartitions;
-	memcpy(applier->next_offset, private->stored_next,
+	pfree(own->stored_next);
+	own->stored_next = own->pending_next;
+	own->stored_npartitions = applier->npartitions;
+	memcpy(applier->next_offset, own->stored_next,
 		   applier->npartitions * sizeof(int64));
-	private->pending_next = NULL;
-	private->pending = false;
+	own->pending_next = NULL;
+	own->pending = false;
 }

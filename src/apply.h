@@ -48,13 +48,14 @@ struct KappaApplier
 	bool changelog;
 	bool live;          /* false: a rebuild's shadow */
 	Bitmapset *columns; /* attribute numbers of relid that the statements read */
+	bool outdated;      /* set where kappa_apply_batch throws because of it: open it again */
 
 	/* Position; arrays of npartitions, owned by the applier. */
 	int npartitions;
 	int64 *start_offset; /* -1: the beginning of the log, not known yet */
 	int64 *next_offset;  /* -1: likewise */
 
-	struct KappaApplierPrivate *private; /* apply.c's */
+	struct KappaApplierPrivate *own; /* apply.c's */
 };
 
 /*

@@ -42,6 +42,15 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	ExecCheckPermissions((query)->rtable, (query)->rteperminfos, true)
 #endif
 
+/* 16 can update only the indexes that summarize. */
+#if PG_VERSION_NUM < 160000
+#define kappa_insert_index_tuples(result, slot, estate) \
+	((void) ExecInsertIndexTuples(result, slot, estate, false, false, NULL, NIL))
+#else
+#define kappa_insert_index_tuples(result, slot, estate) \
+	((void) ExecInsertIndexTuples(result, slot, estate, false, false, NULL, NIL, false))
+#endif
+
 /* 16 tells DefineIndex() how many partitions there are. */
 #if PG_VERSION_NUM < 160000
 #define kappa_define_index(relid, stmt, check_rights) \

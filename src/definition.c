@@ -27,11 +27,13 @@
 #include "commands/defrem.h"
 #include "commands/tablecmds.h"
 #include "commands/view.h"
+#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/analyze.h"
 #include "rewrite/rewriteHandler.h"
+#include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -257,6 +259,19 @@ move_to_state_schema(Oid relid)
 	CommandCounterIncrement();
 }
 
+/*
+ * Two views of one name in different schemas may be made at the same time:
+ * whoever comes second waits until the first one's names can be seen.
+ */
+static void
+lock_name(const char *base, const char *suffix)
+{
+	char *name = makeObjectName(base, NULL, suffix);
+	uint32 hash = hash_bytes((unsigned char *) name, strlen(name));
+
+	LockDatabaseObject(RelationRelationId, hash, 0, ShareUpdateExclusiveLock);
+}
+
 /* A relation name that is free in kappa_state and in the schema nearby. */
 static char *
 choose_name(const char *base, const char *suffix, Oid near)
@@ -265,6 +280,7 @@ choose_name(const char *base, const char *suffix, Oid near)
 	char *label = pstrdup(suffix);
 	int attempt = 0;
 
+	lock_name(base, suffix);
 	for (;;)
 	{
 		char *name = makeObjectName(base, NULL, label);

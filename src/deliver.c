@@ -372,16 +372,17 @@ describe_place(Delivery *delivery)
 }
 
 /*
- * Take the culprit out of a failed delivery.  A position that somebody else
- * has moved (kappa.seek_view does) is no failure: the view is opened anew, and
- * reads from there.
+ * Take the culprit out of a failed delivery.  That somebody else has moved the
+ * position (kappa.seek_view does) or renamed a table is no failure: the view is
+ * opened anew, and reads from there.
  */
 static void
 leave_out(Delivery *delivery, KappaServed *served, ErrorData *error, char *place)
 {
 	delivery->views = list_delete_ptr(delivery->views, served);
-	if (delivery->storing && delivery->current == served &&
-		error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE)
+	if (delivery->current == served &&
+		(served->applier->outdated ||
+		 (delivery->storing && error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE)))
 		served->reload = true;
 	else
 		kappa_worker_fail_view(served, error, place);
@@ -442,6 +443,8 @@ pace_batches(KappaSource *source, TimestampTz now)
 {
 	TimestampTz earliest = now;
 
+	if (source->nmessages == 0)
+		return;
 	if (kappa_source_has_seen_ends(source))
 		earliest = TimestampTzPlusMilliseconds(now, -SAVED_BATCHES * kappa_batch_interval);
 	source->next_batch_at = TimestampTzPlusMilliseconds(Max(source->next_batch_at, earliest),

@@ -11,6 +11,9 @@
 #ifndef KAPPA_GUARD_H
 #define KAPPA_GUARD_H
 
+/* Name of the trigger that every view's table has. */
+#define KAPPA_GUARD_TRIGGER "kappa_guard"
+
 /* Install the utility hook and the object access hook; from _PG_init. */
 extern void kappa_guard_init(void);
 

@@ -268,10 +268,11 @@ has_reached(KappaView *view, const int64 *ends, int npartitions)
 
 /*
  * On a standby the position comes with the WAL, and nobody can be asked to
- * tell: so look for it now and then.
+ * tell: so look for it now and then.  A snapshot that is held meanwhile could
+ * be in the way of that very WAL.
  */
 static bool
-wait_on_standby(KappaView *view, int64 timeout_ms)
+wait_on_standby(FunctionCallInfo fcinfo, KappaView *view, int64 timeout_ms)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "kappa wait",
@@ -289,6 +290,7 @@ wait_on_standby(KappaView *view, int64 timeout_ms)
 		MemoryContextReset(scratch);
 		if (reached || GetCurrentTimestamp() >= deadline)
 			break;
+		kappa_inspect_release_snapshot(fcinfo);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 STANDBY_INTERVAL_MS, WaitEventExtensionNew("KappaWaitFor"));
 		ResetLatch(MyLatch);
@@ -316,7 +318,7 @@ kappa_sql_wait_for(PG_FUNCTION_ARGS)
 
 	view = get_view_to_wait_for(relid);
 	if (RecoveryInProgress())
-		PG_RETURN_BOOL(wait_on_standby(view, timeout_ms));
+		PG_RETURN_BOOL(wait_on_standby(fcinfo, view, timeout_ms));
 	if (!kappa_shmem_available())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

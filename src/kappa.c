@@ -72,7 +72,7 @@ define_batch_settings(void)
 	DefineCustomIntVariable("kappa.batch_interval",
 							"Sets the shortest time between two batches under load.",
 							"An idle view applies a message as soon as it arrives.",
-							&kappa_batch_interval, 10, 0, 60000,
+							&kappa_batch_interval, 5, 0, 60000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 }
 

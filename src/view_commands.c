@@ -216,7 +216,7 @@ create_table(const KappaShape *shape, RangeVar *name)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("a view of kappa cannot be temporary")));
 	kappa_definition_run_ddl(kappa_plan_table_ddl(shape, qualified));
-	kappa_definition_run_ddl(list_make1(psprintf("CREATE TRIGGER kappa_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION kappa.guard()",
+	kappa_definition_run_ddl(list_make1(psprintf("CREATE TRIGGER " KAPPA_GUARD_TRIGGER " BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION kappa.guard()",
 												 qualified)));
 	return get_relname_relid(name->relname, namespace);
 }
@@ -473,7 +473,7 @@ kappa_sql_explain(PG_FUNCTION_ARGS)
 	{
 		const char *title;
 		const char *text;
-	} parts[4];
+	} parts[5];
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	if (!OidIsValid(version->definition))
@@ -489,8 +489,10 @@ kappa_sql_explain(PG_FUNCTION_ARGS)
 	parts[1].text = statements->delta;
 	parts[2].title = "merge: what is run for each batch";
 	parts[2].text = statements->merge;
-	parts[3].title = "fill: what a replay runs";
-	parts[3].text = statements->fill;
+	parts[3].title = "merge: what is run besides, for keys with a NULL";
+	parts[3].text = statements->merge_nulls;
+	parts[4].title = "fill: what a replay runs";
+	parts[4].text = statements->fill;
 	for (int i = 0; i < lengthof(parts); i++)
 	{
 		Datum value;

@@ -19,6 +19,7 @@
 /* Columns that deltas and companions have beside the view's. */
 #define KAPPA_COLUMN_KEEP "kappa keep"           /* over a changelog: the key has a row after this */
 #define KAPPA_COLUMN_KEY "kappa key"             /* the key as one record */
+#define KAPPA_COLUMN_STORED "kappa stored"       /* the key's row in the companion */
 #define KAPPA_COLUMN_PARTITION "kappa partition" /* where the message is in the log */
 #define KAPPA_COLUMN_OFFSET "kappa offset"
 #define KAPPA_COLUMN_ORDER "kappa order %d" /* sort keys of DISTINCT ON, from 1 */

@@ -22,6 +22,15 @@ typedef struct KappaStatements
 	char *delta; /* the query over one batch, as rows or partial results: a SELECT */
 	char *merge; /* delta and its merge into the table (and companion): one statement */
 	char *fill;  /* the same for a replay into an empty table; NULL if merge serves */
+
+	/* Another part of the merge: rows with a NULL in their key; NULL if merge takes them too. */
+	char *merge_nulls;
+
+	/*
+	 * merge joins the delta with the view's own table, and with nothing else:
+	 * plan it so that the rows are found by the index of the key.
+	 */
+	bool by_index;
 } KappaStatements;
 
 /* Statements for a version whose rows are kept in target (and companion, or InvalidOid). */

@@ -694,6 +694,18 @@ report_statistics(void)
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
 }
 
+/* A delivery may have found that a view is to be opened anew. */
+static bool
+reload_pending(void)
+{
+	ListCell *lc;
+
+	foreach(lc, kappa_worker_views)
+		if (((KappaServed *) lfirst(lc))->reload)
+			return true;
+	return false;
+}
+
 static void
 run_loop(void)
 {
@@ -721,7 +733,7 @@ run_loop(void)
 			more |= serve_source(lfirst(lc));
 		kappa_source_check_connections(now);
 		kappa_source_sweep();
-		more |= connections_changed;
+		more |= connections_changed || reload_pending();
 		next = kappa_earlier(next_moment(idle_since), report_statistics());
 		wait_for_work(more ? GetCurrentTimestamp() : next);
 	}
