@@ -683,15 +683,23 @@ serve_interrupts(void)
 	reload_views();
 }
 
-/* Returns when statistics that are held back have to be reported; 0: there are none. */
+/*
+ * Returns when statistics that are held back have to be reported; 0: there are
+ * none.  They are to be forced then: for the statistics, time stands still
+ * between two transactions.
+ */
 static TimestampTz
 report_statistics(void)
 {
-	long delay = pgstat_report_stat(false);
+	static TimestampTz due = 0;
+	TimestampTz now = GetCurrentTimestamp();
+	long delay = pgstat_report_stat(due != 0 && due <= now);
 
 	if (delay <= 0)
-		return 0;
-	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
+		due = 0;
+	else if (due == 0)
+		due = TimestampTzPlusMilliseconds(now, delay);
+	return due;
 }
 
 /* A delivery may have found that a view is to be opened anew. */
