@@ -14,6 +14,9 @@ DATA = kappa--1.0.sql
 
 MODULE_big = kappa
 OBJS = \
+	src/aggregate.o \
+	src/aggregate_call.o \
+	src/aggregate_state.o \
 	src/append.o \
 	src/apply.o \
 	src/batch.o \

@@ -373,3 +373,111 @@ COMMENT ON COLUMN kappa.rebuilds.messages_total IS 'messages in the log when the
 COMMENT ON COLUMN kappa.rebuilds.eta IS 'when the end of the log will be reached, at the present rate';
 
 GRANT SELECT ON kappa.rebuilds TO PUBLIC;
+
+-- ---------------------------------------------------------------------------
+-- States of aggregates.  They run functions that others wrote, whatever those
+-- do: nothing is promised about parallel queries.
+-- ---------------------------------------------------------------------------
+
+CREATE TYPE kappa.state;
+
+CREATE FUNCTION kappa.state_in(cstring) RETURNS kappa.state
+AS 'MODULE_PATHNAME', 'kappa_sql_state_in' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.state_in(cstring) IS 'I/O';
+
+CREATE FUNCTION kappa.state_out(kappa.state) RETURNS cstring
+AS 'MODULE_PATHNAME', 'kappa_sql_state_out' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.state_out(kappa.state) IS 'I/O';
+
+CREATE FUNCTION kappa.state_receive(internal) RETURNS kappa.state
+AS 'MODULE_PATHNAME', 'kappa_sql_state_receive' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.state_receive(internal) IS 'I/O';
+
+CREATE FUNCTION kappa.state_send(kappa.state) RETURNS bytea
+AS 'MODULE_PATHNAME', 'kappa_sql_state_send' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.state_send(kappa.state) IS 'I/O';
+
+-- Collatable, so that a state hands on the collation of what was aggregated.
+CREATE TYPE kappa.state (
+    INPUT = kappa.state_in,
+    OUTPUT = kappa.state_out,
+    RECEIVE = kappa.state_receive,
+    SEND = kappa.state_send,
+    STORAGE = extended,
+    COLLATABLE = true
+);
+COMMENT ON TYPE kappa.state IS 'serialized state of an aggregate: only kappa.combine() and kappa.finalize() understand it, for the same aggregate and major version of PostgreSQL';
+
+CREATE FUNCTION kappa.partial_transition(internal, aggregate regprocedure) RETURNS internal
+AS 'MODULE_PATHNAME', 'kappa_sql_partial_transition' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.partial_transition(internal, regprocedure) IS 'kappa: aggregate transition function';
+
+CREATE FUNCTION kappa.partial_transition(internal, aggregate regprocedure, VARIADIC arguments "any") RETURNS internal
+AS 'MODULE_PATHNAME', 'kappa_sql_partial_transition' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.partial_transition(internal, regprocedure, "any") IS 'kappa: aggregate transition function';
+
+CREATE FUNCTION kappa.partial_final(internal, aggregate regprocedure) RETURNS kappa.state
+AS 'MODULE_PATHNAME', 'kappa_sql_partial_final' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.partial_final(internal, regprocedure) IS 'kappa: aggregate final function';
+
+CREATE FUNCTION kappa.partial_final(internal, aggregate regprocedure, VARIADIC arguments "any") RETURNS kappa.state
+AS 'MODULE_PATHNAME', 'kappa_sql_partial_final' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.partial_final(internal, regprocedure, "any") IS 'kappa: aggregate final function';
+
+CREATE FUNCTION kappa.partial_typed_transition(internal, aggregate regprocedure, state anyelement) RETURNS internal
+AS 'MODULE_PATHNAME', 'kappa_sql_partial_typed_transition' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.partial_typed_transition(internal, regprocedure, anyelement) IS 'kappa: aggregate transition function';
+
+CREATE FUNCTION kappa.partial_typed_transition(internal, aggregate regprocedure, state anyelement, VARIADIC arguments "any") RETURNS internal
+AS 'MODULE_PATHNAME', 'kappa_sql_partial_typed_transition' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.partial_typed_transition(internal, regprocedure, anyelement, "any") IS 'kappa: aggregate transition function';
+
+CREATE FUNCTION kappa.partial_typed_final(internal, aggregate regprocedure, state anyelement) RETURNS anyelement
+AS 'MODULE_PATHNAME', 'kappa_sql_partial_typed_final' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.partial_typed_final(internal, regprocedure, anyelement) IS 'kappa: aggregate final function';
+
+CREATE FUNCTION kappa.partial_typed_final(internal, aggregate regprocedure, state anyelement, VARIADIC arguments "any") RETURNS anyelement
+AS 'MODULE_PATHNAME', 'kappa_sql_partial_typed_final' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.partial_typed_final(internal, regprocedure, anyelement, "any") IS 'kappa: aggregate final function';
+
+-- The size is about what the states of numeric aggregates take; without it a
+-- group would be thought to take a whole memory context.
+CREATE AGGREGATE kappa.partial(aggregate regprocedure) (
+    SFUNC = kappa.partial_transition, STYPE = internal, SSPACE = 200,
+    FINALFUNC = kappa.partial_final, FINALFUNC_EXTRA
+);
+COMMENT ON AGGREGATE kappa.partial(regprocedure) IS 'state of an aggregate without arguments whose transition type is internal';
+
+CREATE AGGREGATE kappa.partial(aggregate regprocedure, VARIADIC arguments "any") (
+    SFUNC = kappa.partial_transition, STYPE = internal, SSPACE = 200,
+    FINALFUNC = kappa.partial_final, FINALFUNC_EXTRA
+);
+COMMENT ON AGGREGATE kappa.partial(regprocedure, "any") IS 'state of an aggregate whose transition type is internal, serialized';
+
+CREATE AGGREGATE kappa.partial_typed(aggregate regprocedure, state anyelement) (
+    SFUNC = kappa.partial_typed_transition, STYPE = internal, SSPACE = 200,
+    FINALFUNC = kappa.partial_typed_final, FINALFUNC_EXTRA
+);
+COMMENT ON AGGREGATE kappa.partial_typed(regprocedure, anyelement) IS 'state of an aggregate without arguments; state is a null of its transition type';
+
+CREATE AGGREGATE kappa.partial_typed(aggregate regprocedure, state anyelement, VARIADIC arguments "any") (
+    SFUNC = kappa.partial_typed_transition, STYPE = internal, SSPACE = 200,
+    FINALFUNC = kappa.partial_typed_final, FINALFUNC_EXTRA
+);
+COMMENT ON AGGREGATE kappa.partial_typed(regprocedure, anyelement, "any") IS 'state of an aggregate; state is a null of its transition type';
+
+CREATE FUNCTION kappa.combine(aggregate regprocedure, a kappa.state, b kappa.state) RETURNS kappa.state
+AS 'MODULE_PATHNAME', 'kappa_sql_combine' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.combine(regprocedure, kappa.state, kappa.state) IS 'one state of two; null is the state of no rows';
+
+CREATE FUNCTION kappa.combine(aggregate regprocedure, a anyelement, b anyelement) RETURNS anyelement
+AS 'MODULE_PATHNAME', 'kappa_sql_combine' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.combine(regprocedure, anyelement, anyelement) IS 'one state of two, of the aggregate''s transition type; null is the state of no rows';
+
+CREATE FUNCTION kappa.finalize(aggregate regprocedure, state "any", result anyelement) RETURNS anyelement
+AS 'MODULE_PATHNAME', 'kappa_sql_finalize' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.finalize(regprocedure, "any", anyelement) IS 'result of an aggregate from its state; result is a null of the result''s type';
+
+CREATE FUNCTION kappa.finalize(aggregate regprocedure, state "any", result anyelement, VARIADIC arguments "any") RETURNS anyelement
+AS 'MODULE_PATHNAME', 'kappa_sql_finalize' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.finalize(regprocedure, "any", anyelement, "any") IS 'the same for a polymorphic aggregate whose state and result do not tell the types of its arguments: nulls of these types';

@@ -31,6 +31,16 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 		return pg_class_ownercheck(objectid, roleid);
 	return pg_database_ownercheck(objectid, roleid);
 }
+
+/* And one for the privileges on it; kappa asks for functions. */
+#include "catalog/pg_proc.h"
+
+static inline AclResult
+object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
+{
+	Assert(classid == ProcedureRelationId);
+	return pg_proc_aclcheck(objectid, roleid, mode);
+}
 #endif
 
 /* 16 moved permissions out of range table entries. */
