@@ -16,6 +16,7 @@ MODULE_big = kappa
 OBJS = \
 	src/aggregate.o \
 	src/aggregate_call.o \
+	src/aggregate_partial.o \
 	src/aggregate_state.o \
 	src/append.o \
 	src/apply.o \

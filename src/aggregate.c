@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * aggregate.c
- *	  Partial states of aggregates: made, combined, finalized
+ *	  States of aggregates: which can be kept, combined, finalized
  *
- * kappa.partial() is an aggregate that runs another aggregate's transition
- * function, and gives its state instead of its result.  kappa.combine() makes
- * one state of two, and kappa.finalize() the result.  All three do what the
- * executor does when an aggregate runs in parallel, in the same order and in
- * the same memory contexts, so that the states are the same to the bit.
+ * kappa.partial() makes the state of an aggregate over some rows
+ * (aggregate_partial.c), kappa.combine() makes one state of two, and
+ * kappa.finalize() the aggregate's result.  All three do what the executor
+ * does when an aggregate runs in parallel, in the same order and in the same
+ * kinds of memory, so that states and results are the same to the bit.
  *
  * What was looked up is kept in fn_extra for the query.
  *
@@ -22,7 +22,6 @@
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
-#include "nodes/makefuncs.h"
 #include "parser/parse_agg.h"
 #include "utils/datum.h"
 #include "utils/expandeddatum.h"
@@ -32,22 +31,6 @@
 #include "aggregate.h"
 #include "aggregate_call.h"
 
-/*
- * A group's state while kappa.partial() runs; lives in the Agg node's memory.
- * The fields are those of AggStatePerGroupData.
- */
-typedef struct PartialState
-{
-	KappaAggregate *agg;
-	Datum value;
-	bool isnull;
-	bool unset; /* the first input becomes the state */
-} PartialState;
-
-PG_FUNCTION_INFO_V1(kappa_sql_partial_transition);
-PG_FUNCTION_INFO_V1(kappa_sql_partial_typed_transition);
-PG_FUNCTION_INFO_V1(kappa_sql_partial_final);
-PG_FUNCTION_INFO_V1(kappa_sql_partial_typed_final);
 PG_FUNCTION_INFO_V1(kappa_sql_combine);
 PG_FUNCTION_INFO_V1(kappa_sql_finalize);
 
@@ -90,329 +73,45 @@ kappa_aggregate_state_kind(const Aggref *aggref, Oid *type)
 	return KAPPA_STATE_NONE;
 }
 
-/* ---- what all functions share ---- */
+/* ---- memory ---- */
 
-/* The argument that names the aggregate. */
-static Oid
-get_aggregate_argument(FunctionCallInfo fcinfo, int argno)
+/*
+ * Two memory contexts last as long as a call: one for the state, as an Agg
+ * node has for its group, and one that functions run in, and may reset.
+ */
+static MemoryContext
+get_state_context(KappaAggregate *agg)
 {
-	if (PG_ARGISNULL(argno))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the aggregate must not be null")));
-	return PG_GETARG_OID(argno);
-}
-
-static inline void
-check_same_aggregate(FunctionCallInfo fcinfo, int argno, const KappaAggregate *agg)
-{
-	if (unlikely(PG_ARGISNULL(argno) || PG_GETARG_OID(argno) != agg->oid))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the aggregate must be the same for all rows")));
-}
-
-static Oid
-get_argument_type(FunctionCallInfo fcinfo, int argno)
-{
-	Oid type = get_fn_expr_argtype(fcinfo->flinfo, argno);
-
-	if (!OidIsValid(type))
-		elog(ERROR, "could not determine the type of argument %d", argno);
-	return type;
-}
-
-/* Resolve an aggregate's types by the arguments from that one on. */
-static void
-resolve_by_arguments(FunctionCallInfo fcinfo, KappaAggregate *agg, int first, bool variadic)
-{
-	int nargs = PG_NARGS() - first;
-	Oid types[FUNC_MAX_ARGS];
-
-	for (int i = 0; i < nargs; i++)
-		types[i] = get_argument_type(fcinfo, first + i);
-	kappa_aggregate_resolve_arguments(agg, nargs, types, variadic);
-}
-
-/* Call a function whose arguments are in place. */
-static inline Datum
-call_function(KappaAggregateFunction *function, bool *isnull)
-{
-	Datum result;
-
-	function->fcinfo->isnull = false;
-	result = FunctionCallInvoke(function->fcinfo);
-	*isnull = function->fcinfo->isnull;
-	return result;
-}
-
-/* A kappa.state of an internal one, in the current memory context. */
-static Datum
-serialize(KappaAggregate *agg, Datum value, bool isnull, const KappaStateHeader *header,
-		  bool *result_isnull)
-{
-	FunctionCallInfo call = agg->serial.fcinfo;
-	Datum bytes;
-
-	*result_isnull = true;
-	if (isnull && agg->serial.flinfo.fn_strict)
-		return (Datum) 0;
-	call->args[0].value = value;
-	call->args[0].isnull = isnull;
-	bytes = call_function(&agg->serial, result_isnull);
-	if (*result_isnull)
-		return (Datum) 0;
-	return kappa_state_pack(header, DatumGetByteaPP(bytes));
-}
-
-/* ---- kappa.partial ---- */
-
-/* Our own call, by its node: where the aggregate is run as one. */
-static Aggref *
-get_own_aggref(FunctionCallInfo fcinfo)
-{
-	Aggref *aggref = AggGetAggref(fcinfo);
-
-	if (aggref == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("kappa.partial() cannot be used as a window function")));
-	return aggref;
-}
-
-/* Look up an aggregate whose arguments begin with that one of ours. */
-static KappaAggregate *
-open_partial(FunctionCallInfo fcinfo, Oid aggregate, Oid state_type, int first)
-{
-	MemoryContext caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-	Aggref *own = get_own_aggref(fcinfo);
-	KappaAggregate *agg = kappa_aggregate_open(aggregate, PG_GET_COLLATION());
-	List *args = NIL;
-
-	resolve_by_arguments(fcinfo, agg, first, own->aggvariadic);
-	kappa_aggregate_check_state_type(agg, state_type);
-	kappa_aggregate_prepare_transition(agg, own->aggvariadic);
-	if (agg->trans_type == INTERNALOID)
-		kappa_aggregate_prepare_serial(agg);
-
-	for (int i = first - 1; i < list_length(own->args); i++)
-	{
-		TargetEntry *arg = flatCopyTargetEntry(list_nth_node(TargetEntry, own->args, i));
-
-		arg->resno = i - first + 2;
-		args = lappend(args, arg);
-	}
-	kappa_aggregate_make_aggref(agg, args);
-	fcinfo->flinfo->fn_extra = agg;
-	MemoryContextSwitchTo(caller);
-	return agg;
+	return agg->aggstate->curaggcontext->ecxt_per_tuple_memory;
 }
 
 static MemoryContext
-get_aggregate_context(FunctionCallInfo fcinfo)
+get_scratch_context(KappaAggregate *agg)
 {
-	return ((AggState *) fcinfo->context)->curaggcontext->ecxt_per_tuple_memory;
+	return agg->aggstate->tmpcontext->ecxt_per_tuple_memory;
 }
 
-static PartialState *
-begin_partial(FunctionCallInfo fcinfo, KappaAggregate *agg)
+/* Free what a call has used, and do what its functions wanted done then. */
+static void
+reset_contexts(KappaAggregate *agg)
 {
-	MemoryContext caller = MemoryContextSwitchTo(get_aggregate_context(fcinfo));
-	PartialState *state = palloc(sizeof(PartialState));
+	ReScanExprContext(agg->aggstate->curaggcontext);
+	ReScanExprContext(agg->aggstate->tmpcontext);
+}
 
-	state->agg = agg;
-	state->isnull = agg->initial_isnull;
-	state->unset = agg->initial_isnull;
-	state->value = agg->initial_isnull ? (Datum) 0 : datumCopy(agg->initial_value, agg->trans_byval, agg->trans_len);
+/* A copy of a state that a function may change in place. */
+static Datum
+copy_state(KappaAggregate *agg, Datum value)
+{
+	MemoryContext caller = MemoryContextSwitchTo(get_state_context(agg));
+
+	/* What comes from a table may be compressed: undo that on the way. */
+	if (agg->trans_len == -1)
+		value = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+	else
+		value = datumCopy(value, agg->trans_byval, agg->trans_len);
 	MemoryContextSwitchTo(caller);
-	return state;
-}
-
-/*
- * Put a by-reference value in the place of a group's state.
- *
- * It is copied into the Agg node's memory, unless it is there already as an
- * expanded object that the transition function may change in place.
- */
-static void
-replace_state(FunctionCallInfo fcinfo, PartialState *state, Datum value, bool isnull)
-{
-	int16 len = state->agg->trans_len;
-
-	if (isnull)
-		value = (Datum) 0;
-	else
-	{
-		MemoryContext caller = MemoryContextSwitchTo(get_aggregate_context(fcinfo));
-
-		if (!(DatumIsReadWriteExpandedObject(value, false, len) &&
-			  MemoryContextGetParent(DatumGetEOHP(value)->eoh_context) == CurrentMemoryContext))
-			value = datumCopy(value, false, len);
-		MemoryContextSwitchTo(caller);
-	}
-	if (!state->isnull)
-	{
-		if (DatumIsReadWriteExpandedObject(state->value, false, len))
-			DeleteExpandedObject(state->value);
-		else
-			pfree(DatumGetPointer(state->value));
-	}
-	state->value = value;
-	state->isnull = isnull;
-}
-
-/* Run the transition function, with its arguments in place. */
-static void
-advance(FunctionCallInfo fcinfo, PartialState *state)
-{
-	KappaAggregate *agg = state->agg;
-	FunctionCallInfo call = agg->transition.fcinfo;
-	AggState *aggstate = (AggState *) fcinfo->context;
-	AggStatePerTrans own;
-	Datum value;
-	bool isnull;
-
-	if (agg->transition.flinfo.fn_strict)
-	{
-		for (int i = 1; i <= agg->nargs; i++)
-		{
-			if (call->args[i].isnull)
-				return;
-		}
-		if (state->unset)
-		{
-			state->unset = false;
-			if (agg->trans_byval)
-			{
-				state->value = call->args[1].value;
-				state->isnull = false;
-			}
-			else
-				replace_state(fcinfo, state, call->args[1].value, false);
-			return;
-		}
-		/* The state has become null, and remains so. */
-		if (state->isnull)
-			return;
-	}
-
-	own = aggstate->curpertrans;
-	aggstate->curpertrans = &agg->pertrans;
-	call->context = fcinfo->context;
-	call->args[0].value = state->value;
-	call->args[0].isnull = state->isnull;
-	value = call_function(&agg->transition, &isnull);
-	aggstate->curpertrans = own;
-
-	if (agg->trans_byval)
-	{
-		state->value = value;
-		state->isnull = isnull;
-	}
-	else if (DatumGetPointer(value) != DatumGetPointer(state->value))
-		replace_state(fcinfo, state, value, isnull);
-	else
-		state->isnull = isnull;
-}
-
-static Datum
-accumulate(FunctionCallInfo fcinfo, KappaAggregate *agg, int first)
-{
-	PartialState *state;
-	int nargs = PG_NARGS() - first;
-
-	check_same_aggregate(fcinfo, 1, agg);
-	state = PG_ARGISNULL(0) ? begin_partial(fcinfo, agg) : (PartialState *) PG_GETARG_POINTER(0);
-	for (int i = 0; i < nargs; i++)
-		agg->transition.fcinfo->args[i + 1] = fcinfo->args[first + i];
-	advance(fcinfo, state);
-	PG_RETURN_POINTER(state);
-}
-
-/* partial_transition(internal, aggregate regprocedure, VARIADIC "any") returns internal */
-Datum
-kappa_sql_partial_transition(PG_FUNCTION_ARGS)
-{
-	KappaAggregate *agg = fcinfo->flinfo->fn_extra;
-
-	if (agg == NULL)
-		agg = open_partial(fcinfo, get_aggregate_argument(fcinfo, 1), kappa_state_type(), 2);
-	return accumulate(fcinfo, agg, 2);
-}
-
-/* partial_typed_transition(internal, aggregate regprocedure, state anyelement, VARIADIC "any") returns internal */
-Datum
-kappa_sql_partial_typed_transition(PG_FUNCTION_ARGS)
-{
-	KappaAggregate *agg = fcinfo->flinfo->fn_extra;
-
-	if (agg == NULL)
-		agg = open_partial(fcinfo, get_aggregate_argument(fcinfo, 1),
-						   get_argument_type(fcinfo, 2), 3);
-	return accumulate(fcinfo, agg, 3);
-}
-
-/*
- * The aggregate that a group without rows names.
- *
- * A final function gets nulls for the aggregate's arguments.  With no row that
- * had them, the aggregate can only be told if the query names it plainly.
- */
-static Oid
-get_constant_aggregate(FunctionCallInfo fcinfo)
-{
-	Expr *arg = linitial_node(TargetEntry, get_own_aggref(fcinfo)->args)->expr;
-
-	if (!IsA(arg, Const) || ((Const *) arg)->constisnull)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the aggregate must be a constant")));
-	return DatumGetObjectId(((Const *) arg)->constvalue);
-}
-
-/* Give a group's state.  A typed one may be in the Agg node's memory. */
-static Datum
-finish_partial(FunctionCallInfo fcinfo, PartialState *state)
-{
-	KappaAggregate *agg = state->agg;
-	Datum value = state->value;
-	bool isnull = state->isnull;
-
-	if (agg->trans_type == INTERNALOID)
-	{
-		agg->serial.fcinfo->context = fcinfo->context;
-		value = serialize(agg, state->value, state->isnull, &agg->header, &isnull);
-	}
-	if (isnull)
-		PG_RETURN_NULL();
-	return MakeExpandedObjectReadOnly(value, false, agg->trans_len);
-}
-
-/* partial_final(internal, aggregate regprocedure, VARIADIC "any") returns kappa.state */
-Datum
-kappa_sql_partial_final(PG_FUNCTION_ARGS)
-{
-	KappaAggregate *agg = fcinfo->flinfo->fn_extra;
-
-	if (!PG_ARGISNULL(0))
-		return finish_partial(fcinfo, (PartialState *) PG_GETARG_POINTER(0));
-	if (agg == NULL)
-		agg = open_partial(fcinfo, get_constant_aggregate(fcinfo), kappa_state_type(), 2);
-	return finish_partial(fcinfo, begin_partial(fcinfo, agg));
-}
-
-/* partial_typed_final(internal, aggregate regprocedure, state anyelement, VARIADIC "any") returns anyelement */
-Datum
-kappa_sql_partial_typed_final(PG_FUNCTION_ARGS)
-{
-	KappaAggregate *agg = fcinfo->flinfo->fn_extra;
-
-	if (!PG_ARGISNULL(0))
-		return finish_partial(fcinfo, (PartialState *) PG_GETARG_POINTER(0));
-	if (agg == NULL)
-		agg = open_partial(fcinfo, get_constant_aggregate(fcinfo),
-						   get_argument_type(fcinfo, 2), 3);
-	return finish_partial(fcinfo, begin_partial(fcinfo, agg));
+	return value;
 }
 
 /* ---- combining ---- */
@@ -430,7 +129,7 @@ combine_values(KappaAggregate *agg, Datum value, bool isnull, Datum other,
 	call->args[0].isnull = isnull;
 	call->args[1].value = other;
 	call->args[1].isnull = other_isnull;
-	result = call_function(&agg->combine, result_isnull);
+	result = call_aggregate_function(&agg->combine, result_isnull);
 	agg->aggstate->curpertrans = NULL;
 	return result;
 }
@@ -484,7 +183,7 @@ combine_serialized(KappaAggregate *agg, Datum value, bool isnull, Datum bytes,
 		call->args[0].isnull = bytes_isnull;
 		call->args[1].value = (Datum) 0;
 		call->args[1].isnull = false;
-		other = call_function(&agg->deserial, &other_isnull);
+		other = call_aggregate_function(&agg->deserial, &other_isnull);
 	}
 	return combine_values(agg, value, isnull, other, other_isnull, result_isnull);
 }
@@ -493,10 +192,10 @@ static KappaAggregate *
 open_combine(FunctionCallInfo fcinfo)
 {
 	MemoryContext caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-	KappaAggregate *agg = kappa_aggregate_open(get_aggregate_argument(fcinfo, 0),
-											   PG_GET_COLLATION());
+	Oid aggregate = kappa_aggregate_argument(fcinfo, 0);
+	KappaAggregate *agg = kappa_aggregate_open(aggregate, PG_GET_COLLATION());
 
-	kappa_aggregate_resolve_state(agg, get_argument_type(fcinfo, 1));
+	kappa_aggregate_resolve_state(agg, kappa_aggregate_argument_type(fcinfo, 1));
 	kappa_aggregate_prepare_combine(agg);
 	if (agg->trans_type == INTERNALOID)
 		kappa_aggregate_prepare_serial(agg);
@@ -506,17 +205,9 @@ open_combine(FunctionCallInfo fcinfo)
 	return agg;
 }
 
-/* Free what a call has used, and do what its functions wanted done then. */
-static void
-reset_contexts(KappaAggregate *agg)
-{
-	ReScanExprContext(agg->aggstate->curaggcontext);
-	ReScanExprContext(agg->aggstate->tmpcontext);
-}
-
-/* Combine two serialized states, in the aggregate's short-lived memory. */
+/* Combine two serialized states; the result is in that memory context. */
 static Datum
-combine_serial(FunctionCallInfo fcinfo, KappaAggregate *agg, bool *isnull)
+combine_serial(FunctionCallInfo fcinfo, KappaAggregate *agg, MemoryContext target, bool *isnull)
 {
 	KappaStateHeader header = agg->header;
 	Datum value = (Datum) 0;
@@ -537,25 +228,24 @@ combine_serial(FunctionCallInfo fcinfo, KappaAggregate *agg, bool *isnull)
 		value = combine_serialized(agg, value, value_isnull, bytes, PG_ARGISNULL(i),
 								   &value_isnull);
 	}
-	return serialize(agg, value, value_isnull, &header, isnull);
+	return kappa_aggregate_serialize(agg, value, value_isnull, &header, target, isnull);
 }
 
-/* Combine two states that are values. */
+/* Combine two states that are values, likewise. */
 static Datum
-combine_typed(FunctionCallInfo fcinfo, KappaAggregate *agg, bool *isnull)
+combine_typed(FunctionCallInfo fcinfo, KappaAggregate *agg, MemoryContext target, bool *isnull)
 {
 	Datum value = PG_GETARG_DATUM(1);
-	MemoryContext caller;
+	Datum other = PG_GETARG_DATUM(2);
 
 	if (!PG_ARGISNULL(1))
-	{
-		caller = MemoryContextSwitchTo(get_aggregate_context(agg->combine.fcinfo));
-		value = datumCopy(value, agg->trans_byval, agg->trans_len);
-		MemoryContextSwitchTo(caller);
-	}
-	return combine_values(agg, value, PG_ARGISNULL(1),
-						  MakeExpandedObjectReadOnly(PG_GETARG_DATUM(2), PG_ARGISNULL(2), agg->trans_len),
-						  PG_ARGISNULL(2), isnull);
+		value = copy_state(agg, value);
+	other = MakeExpandedObjectReadOnly(other, PG_ARGISNULL(2), agg->trans_len);
+	value = combine_values(agg, value, PG_ARGISNULL(1), other, PG_ARGISNULL(2), isnull);
+	if (*isnull)
+		return (Datum) 0;
+	MemoryContextSwitchTo(target);
+	return datumCopy(value, agg->trans_byval, agg->trans_len);
 }
 
 /*
@@ -574,7 +264,7 @@ kappa_sql_combine(PG_FUNCTION_ARGS)
 		agg = open_combine(fcinfo);
 	check_same_aggregate(fcinfo, 0, agg);
 
-	/* Null is the state of no input. */
+	/* Null is the state of no rows. */
 	if (agg->combine.flinfo.fn_strict && (PG_ARGISNULL(1) || PG_ARGISNULL(2)))
 	{
 		int given = PG_ARGISNULL(1) ? 2 : 1;
@@ -584,19 +274,12 @@ kappa_sql_combine(PG_FUNCTION_ARGS)
 		PG_RETURN_DATUM(PG_GETARG_DATUM(given));
 	}
 
-	caller = MemoryContextSwitchTo(agg->aggstate->tmpcontext->ecxt_per_tuple_memory);
+	caller = MemoryContextSwitchTo(get_scratch_context(agg));
 	if (agg->trans_type == INTERNALOID)
-		result = combine_serial(fcinfo, agg, &isnull);
+		result = combine_serial(fcinfo, agg, caller, &isnull);
 	else
-		result = combine_typed(fcinfo, agg, &isnull);
+		result = combine_typed(fcinfo, agg, caller, &isnull);
 	MemoryContextSwitchTo(caller);
-	if (!isnull)
-	{
-		if (agg->trans_type == INTERNALOID)
-			result = datumCopy(result, false, -1);
-		else
-			result = datumCopy(result, agg->trans_byval, agg->trans_len);
-	}
 	reset_contexts(agg);
 	if (isnull)
 		PG_RETURN_NULL();
@@ -609,14 +292,14 @@ static KappaAggregate *
 open_finalize(FunctionCallInfo fcinfo)
 {
 	MemoryContext caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-	KappaAggregate *agg = kappa_aggregate_open(get_aggregate_argument(fcinfo, 0),
-											   PG_GET_COLLATION());
-	Oid state_type = get_argument_type(fcinfo, 1);
-	Oid result_type = get_argument_type(fcinfo, 2);
+	Oid aggregate = kappa_aggregate_argument(fcinfo, 0);
+	KappaAggregate *agg = kappa_aggregate_open(aggregate, PG_GET_COLLATION());
+	Oid state_type = kappa_aggregate_argument_type(fcinfo, 1);
+	Oid result_type = kappa_aggregate_argument_type(fcinfo, 2);
 
 	if (PG_NARGS() > 3)
 	{
-		resolve_by_arguments(fcinfo, agg, 3, get_fn_expr_variadic(fcinfo->flinfo));
+		kappa_aggregate_resolve_call(agg, fcinfo, 3, get_fn_expr_variadic(fcinfo->flinfo));
 		kappa_aggregate_check_state_type(agg, state_type);
 		kappa_aggregate_check_result_type(agg, result_type);
 	}
@@ -637,8 +320,6 @@ static Datum
 get_final_state(FunctionCallInfo fcinfo, KappaAggregate *agg, bool *isnull)
 {
 	KappaStateHeader header;
-	MemoryContext caller;
-	Datum value;
 
 	if (!PG_ARGISNULL(1) && agg->trans_type == INTERNALOID)
 		return combine_serialized(agg, (Datum) 0, true,
@@ -647,11 +328,7 @@ get_final_state(FunctionCallInfo fcinfo, KappaAggregate *agg, bool *isnull)
 	*isnull = PG_ARGISNULL(1) && agg->initial_isnull;
 	if (*isnull)
 		return (Datum) 0;
-	caller = MemoryContextSwitchTo(agg->aggstate->curaggcontext->ecxt_per_tuple_memory);
-	value = datumCopy(PG_ARGISNULL(1) ? agg->initial_value : PG_GETARG_DATUM(1),
-					  agg->trans_byval, agg->trans_len);
-	MemoryContextSwitchTo(caller);
-	return value;
+	return copy_state(agg, PG_ARGISNULL(1) ? agg->initial_value : PG_GETARG_DATUM(1));
 }
 
 static Datum
@@ -670,7 +347,7 @@ run_final(KappaAggregate *agg, Datum value, bool isnull, bool *result_isnull)
 	agg->aggstate->curperagg = &agg->peragg;
 	call->args[0].value = value;
 	call->args[0].isnull = isnull;
-	result = call_function(&agg->final, result_isnull);
+	result = call_aggregate_function(&agg->final, result_isnull);
 	agg->aggstate->curperagg = NULL;
 	return result;
 }
@@ -684,6 +361,7 @@ kappa_sql_finalize(PG_FUNCTION_ARGS)
 {
 	KappaAggregate *agg = fcinfo->flinfo->fn_extra;
 	MemoryContext caller;
+	Datum state;
 	Datum result;
 	bool isnull;
 
@@ -691,10 +369,10 @@ kappa_sql_finalize(PG_FUNCTION_ARGS)
 		agg = open_finalize(fcinfo);
 	check_same_aggregate(fcinfo, 0, agg);
 
-	caller = MemoryContextSwitchTo(agg->aggstate->tmpcontext->ecxt_per_tuple_memory);
-	result = get_final_state(fcinfo, agg, &isnull);
-	MemoryContextSwitchTo(agg->aggstate->curaggcontext->ecxt_per_tuple_memory);
-	result = run_final(agg, result, isnull, &isnull);
+	caller = MemoryContextSwitchTo(get_scratch_context(agg));
+	state = get_final_state(fcinfo, agg, &isnull);
+	MemoryContextSwitchTo(get_state_context(agg));
+	result = run_final(agg, state, isnull, &isnull);
 	MemoryContextSwitchTo(caller);
 	if (!isnull)
 		result = datumCopy(result, agg->result_byval, agg->result_len);

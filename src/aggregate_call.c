@@ -70,6 +70,7 @@ read_procedure(KappaAggregate *agg)
 	agg->owner = form->proowner;
 	agg->result_type = form->prorettype;
 	agg->variadic_any = form->provariadic == ANYOID;
+	agg->variadic_array = OidIsValid(form->provariadic) && !agg->variadic_any;
 	agg->ndeclared = form->pronargs;
 	agg->declared_types = palloc(FUNC_MAX_ARGS * sizeof(Oid));
 	for (int i = 0; i < agg->ndeclared; i++)
@@ -109,6 +110,16 @@ read_aggregate(KappaAggregate *agg)
 		!(OidIsValid(agg->serial_fn) && OidIsValid(agg->deserial_fn)))
 		refuse_aggregate(agg, "It has no functions to serialize and deserialize its state.");
 	ReleaseSysCache(tuple);
+}
+
+Oid
+kappa_aggregate_argument(FunctionCallInfo fcinfo, int argno)
+{
+	if (PG_ARGISNULL(argno))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the aggregate must not be null")));
+	return PG_GETARG_OID(argno);
 }
 
 KappaAggregate *
@@ -186,12 +197,26 @@ expand_declared_types(const KappaAggregate *agg, int nargs, bool variadic)
 	return types;
 }
 
-void
-kappa_aggregate_resolve_arguments(KappaAggregate *agg, int nargs, const Oid *types,
-								  bool variadic)
+Oid
+kappa_aggregate_argument_type(FunctionCallInfo fcinfo, int argno)
 {
-	Oid *resolved = expand_declared_types(agg, nargs, variadic);
+	Oid type = get_fn_expr_argtype(fcinfo->flinfo, argno);
 
+	if (!OidIsValid(type))
+		elog(ERROR, "could not determine the type of argument %d", argno);
+	return type;
+}
+
+void
+kappa_aggregate_resolve_call(KappaAggregate *agg, FunctionCallInfo fcinfo, int first,
+							 bool variadic)
+{
+	int nargs = PG_NARGS() - first;
+	Oid *resolved = expand_declared_types(agg, nargs, variadic);
+	Oid types[FUNC_MAX_ARGS];
+
+	for (int i = 0; i < nargs; i++)
+		types[i] = kappa_aggregate_argument_type(fcinfo, first + i);
 	agg->result_type =
 		enforce_generic_type_consistency(types, resolved, nargs, agg->result_type, false);
 	for (int i = 0; i < nargs; i++)
@@ -315,8 +340,9 @@ kappa_aggregate_prepare_transition(KappaAggregate *agg, bool variadic)
 {
 	Expr *call;
 
-	build_aggregate_transfn_expr(agg->arg_types, agg->nargs, 0, variadic, agg->trans_type,
-								 agg->collation, agg->transition_fn, InvalidOid, &call, NULL);
+	build_aggregate_transfn_expr(agg->arg_types, agg->nargs, 0, variadic || agg->variadic_array,
+								 agg->trans_type, agg->collation, agg->transition_fn,
+								 InvalidOid, &call, NULL);
 	prepare_function(agg, &agg->transition, agg->transition_fn, call, agg->nargs + 1,
 					 agg->collation);
 
@@ -428,4 +454,24 @@ kappa_aggregate_make_node(KappaAggregate *agg)
 	set_context(&agg->serial, aggstate);
 	set_context(&agg->deserial, aggstate);
 	set_context(&agg->final, aggstate);
+}
+
+Datum
+kappa_aggregate_serialize(KappaAggregate *agg, Datum value, bool isnull,
+						  const KappaStateHeader *header, MemoryContext target,
+						  bool *result_isnull)
+{
+	FunctionCallInfo call = agg->serial.fcinfo;
+	Datum bytes;
+
+	*result_isnull = true;
+	if (isnull && agg->serial.flinfo.fn_strict)
+		return (Datum) 0;
+	call->args[0].value = value;
+	call->args[0].isnull = isnull;
+	bytes = call_aggregate_function(&agg->serial, result_isnull);
+	if (*result_isnull)
+		return (Datum) 0;
+	MemoryContextSwitchTo(target);
+	return kappa_state_pack(header, DatumGetByteaPP(bytes));
 }

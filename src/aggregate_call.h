@@ -38,8 +38,9 @@ typedef struct KappaAggregate
 	/* The catalogs' rows; types may be polymorphic until they are resolved. */
 	int ndeclared;
 	Oid *declared_types;
-	bool variadic_any; /* the last argument may come several times */
-	bool polymorphic;  /* the types of the arguments say what the state is */
+	bool variadic_any;   /* the last argument may come several times */
+	bool variadic_array; /* the last argument is an array that a call may make */
+	bool polymorphic;    /* the types of the arguments say what the state is */
 	Oid transition_fn;
 	Oid combine_fn;
 	Oid serial_fn;
@@ -81,9 +82,9 @@ typedef struct KappaAggregate
  */
 extern KappaAggregate *kappa_aggregate_open(Oid oid, Oid collation);
 
-/* Resolve the types by those of the arguments that the aggregate is called with. */
-extern void kappa_aggregate_resolve_arguments(KappaAggregate *agg, int nargs,
-											  const Oid *types, bool variadic);
+/* Resolve all types by those of our own arguments from that one on. */
+extern void kappa_aggregate_resolve_call(KappaAggregate *agg, FunctionCallInfo fcinfo,
+										 int first, bool variadic);
 
 /* Resolve the transition type, and no other, by the type of a state. */
 extern void kappa_aggregate_resolve_state(KappaAggregate *agg, Oid state_type);
@@ -107,5 +108,38 @@ extern void kappa_aggregate_make_aggref(KappaAggregate *agg, List *args);
 
 /* Make a node that stands for the Agg node, and let the functions find it. */
 extern void kappa_aggregate_make_node(KappaAggregate *agg);
+
+/* A kappa.state of an internal state, in that memory context. */
+extern Datum kappa_aggregate_serialize(KappaAggregate *agg, Datum value, bool isnull,
+									   const KappaStateHeader *header,
+									   MemoryContext target, bool *result_isnull);
+
+/* The aggregate that an argument of ours names; throws if that is null. */
+extern Oid kappa_aggregate_argument(FunctionCallInfo fcinfo, int argno);
+
+/* Type of an argument of ours in the query. */
+extern Oid kappa_aggregate_argument_type(FunctionCallInfo fcinfo, int argno);
+
+/* Throw if an argument of ours names another aggregate. */
+static inline void
+check_same_aggregate(FunctionCallInfo fcinfo, int argno, const KappaAggregate *agg)
+{
+	if (unlikely(PG_ARGISNULL(argno) || PG_GETARG_OID(argno) != agg->oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the aggregate must be the same for all rows")));
+}
+
+/* Call a function whose arguments are in place. */
+static inline Datum
+call_aggregate_function(KappaAggregateFunction *function, bool *isnull)
+{
+	Datum result;
+
+	function->fcinfo->isnull = false;
+	result = FunctionCallInvoke(function->fcinfo);
+	*isnull = function->fcinfo->isnull;
+	return result;
+}
 
 #endif /* KAPPA_AGGREGATE_CALL_H */
