@@ -35,6 +35,7 @@ OBJS = \
 	src/decode_sql.o \
 	src/definition.o \
 	src/deliver.o \
+	src/explain.o \
 	src/fdw.o \
 	src/fdw_bounds.o \
 	src/fdw_changelog.o \
@@ -70,14 +71,18 @@ OBJS = \
 	src/supervisor.o \
 	src/swap.o \
 	src/swap_index.o \
+	src/view_aggregate.o \
 	src/view_analyze.o \
 	src/view_commands.o \
 	src/view_delta.o \
 	src/view_expressions.o \
 	src/view_from.o \
 	src/view_functions.o \
+	src/view_merge.o \
 	src/view_plan.o \
 	src/view_refuse.o \
+	src/view_states.o \
+	src/view_text.o \
 	src/waiters.o \
 	src/worker.o
 

@@ -28,7 +28,7 @@ WHERE relnamespace = 'kappa_state'::regnamespace AND relkind IN ('r', 'v') ORDER
 CREATE SCHEMA "Some Schema";
 SELECT kappa.create_view('"Some Schema"."Vïew ""x"""', 'SELECT page AS "Päge ""q""", count(*) AS "Count" FROM clicks GROUP BY page');
 \d "Some Schema"."Vïew ""x"""
-SELECT count(*) FROM kappa.explain('"Some Schema"."Vïew ""x"""');
+SELECT * FROM kappa.explain('"Some Schema"."Vïew ""x"""');
 SELECT kappa.drop_view('"Some Schema"."Vïew ""x"""');
 
 -- mistakes

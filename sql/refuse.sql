@@ -39,7 +39,6 @@ SELECT kappa.create_view('v', $$SELECT user_id, unnest(tags) AS tag FROM clicks$
 SELECT kappa.create_view('v', $$SELECT page, country, count(*) FROM clicks GROUP BY GROUPING SETS ((page), (country))$$);
 SELECT kappa.create_view('v', $$SELECT page, country, count(*) FROM clicks GROUP BY ROLLUP (page, country)$$);
 SELECT kappa.create_view('v', $$SELECT page, country, count(*) FROM clicks GROUP BY CUBE (page, country)$$);
-SELECT kappa.create_view('v', $$SELECT page, count(*) FROM clicks GROUP BY page HAVING count(*) > 10$$);
 SELECT kappa.create_view('v', $$SELECT DISTINCT page FROM clicks$$);
 SELECT kappa.create_view('v', $$SELECT DISTINCT count(*) FROM clicks GROUP BY page$$);
 SELECT kappa.create_view('v', $$SELECT DISTINCT ON (count(*)) count(*), page FROM clicks GROUP BY page$$);
@@ -116,10 +115,12 @@ SELECT kappa.create_view('v', $$SELECT page, count(DISTINCT user_id) FROM clicks
 SELECT kappa.create_view('v', $$SELECT page, sum(amount ORDER BY at) FROM clicks GROUP BY page$$);
 SELECT kappa.create_view('v', $$SELECT page, percentile_cont(0.5) WITHIN GROUP (ORDER BY weight) AS median FROM clicks GROUP BY page$$);
 SELECT kappa.create_view('v', $$SELECT page, rank(3) WITHIN GROUP (ORDER BY amount) FROM clicks GROUP BY page$$);
-SELECT kappa.create_view('v', $$SELECT page, avg(amount) FROM clicks GROUP BY page$$);
+SELECT kappa.create_view('v', $$SELECT page, mode() WITHIN GROUP (ORDER BY country) || 'x' AS m FROM clicks GROUP BY page$$);
+SELECT kappa.create_view('v', $$SELECT page, array_agg(amount) FROM clicks GROUP BY page$$);
+SELECT kappa.create_view('v', $$SELECT page FROM clicks GROUP BY page HAVING count(DISTINCT user_id) > 1$$);
+SELECT kappa.create_view('v', $$SELECT page FROM clicks GROUP BY page HAVING max(at) > now()$$);
+SELECT kappa.create_view('v', $$SELECT amount FROM clicks GROUP BY amount HAVING amount::text <> '1.0'$$);
 SELECT kappa.create_view('v', $$SELECT page, string_agg(country, ',') FROM clicks GROUP BY page$$);
-SELECT kappa.create_view('v', $$SELECT page, sum(amount) / count(*) AS mean FROM clicks GROUP BY page$$);
-SELECT kappa.create_view('v', $$SELECT page, coalesce(sum(amount), 0) AS total FROM clicks GROUP BY page$$);
 SELECT kappa.create_view('v', $$SELECT amount, amount::text AS shown, count(*) FROM clicks GROUP BY amount$$);
 SELECT kappa.create_view('v', $$SELECT code, name, count(*) FROM clicks JOIN countries ON code = country GROUP BY code$$);
 SELECT kappa.create_view('v', $$SELECT tags[1]::xid AS x, count(*) FROM clicks GROUP BY 1$$);
@@ -210,6 +211,7 @@ SELECT kappa.create_view('ok2', $$SELECT item ->> 'sku' AS sku, n FROM clicks, j
 SELECT kappa.create_view('ok3', $$SELECT page, (SELECT string_agg(body, ',') FROM notes WHERE notes.user_id = c.user_id) AS notes FROM clicks c WHERE EXISTS (SELECT FROM countries WHERE code = country)$$);
 SELECT kappa.create_view('ok4', $$SELECT page, name FROM countries JOIN clicks ON code = country WHERE continent = 'Europe'$$);
 SELECT kappa.create_view('ok5', $$SELECT country, upper(country) AS name, 'x'::text AS kind, count(*), sum(amount), sum(weight) AS weight, max(tags), bool_or(amount > 10) FILTER (WHERE page <> '/') FROM clicks GROUP BY country$$);
+SELECT kappa.create_view('ok9', $$SELECT amount, coalesce(sum(amount) / count(*), 0) AS mean, grouping(amount) AS g FROM clicks GROUP BY amount HAVING amount > 5 AND avg(weight) > 2$$);
 SELECT kappa.create_view('ok6', $$SELECT u.user_id, u.name, c.tax FROM users u JOIN countries c ON c.code = u.country AND c.continent = 'Europe'$$);
 SELECT kappa.create_view('ok7', $$SELECT DISTINCT ON (tag) tag, page FROM clicks, unnest(tags) AS tag ORDER BY tag, ts DESC$$);
 SELECT kappa.create_view('ok8', $$SELECT s.day, count(*) FROM clicks, LATERAL (SELECT date_trunc('day', at) AS day) s GROUP BY s.day$$);

@@ -60,7 +60,6 @@ struct KappaApplierPrivate
 	MemoryContext statement_context;
 	KappaStatements *statements; /* in statement_context; NULL until needed */
 	SPIPlanPtr merge[NCLASSES];  /* prepared when first needed */
-	SPIPlanPtr merge_nulls[NCLASSES];
 	SPIPlanPtr append[NCLASSES];
 
 	/* What is stored in kappa.position, and what a transaction has written. */
@@ -268,7 +267,6 @@ kappa_apply_close(KappaApplier *applier)
 	for (int i = 0; i < NCLASSES; i++)
 	{
 		free_plan(applier->own->merge[i]);
-		free_plan(applier->own->merge_nulls[i]);
 		free_plan(applier->own->append[i]);
 	}
 	MemoryContextDelete(applier->context);
@@ -465,7 +463,8 @@ write_statements(KappaApplier *applier)
 	old = MemoryContextSwitchTo(own->statement_context);
 	definition = kappa_definition_get_query(own->version->definition);
 	shape = kappa_analyze_query(definition, NULL, false);
-	own->statements = kappa_definition_get_statements(definition, shape, own->version);
+	own->statements = kappa_definition_get_statements(definition, shape, own->version,
+													  false);
 	MemoryContextSwitchTo(old);
 }
 
@@ -483,21 +482,14 @@ run_merge(KappaApplier *applier, int nmessages)
 	bool append = own->appends && kappa_append_is_possible(applier->target);
 	SPIPlanPtr *merge = append ? &own->append[class] : &own->merge[class];
 	KappaStatements *statements;
-	uint64 rows;
 
-	if (own->statements == NULL || !is_prepared(*merge) ||
-		(own->statements->merge_nulls != NULL &&
-		 !is_prepared(own->merge_nulls[class])))
+	if (own->statements == NULL || !is_prepared(*merge))
 		write_statements(applier);
 	statements = own->statements;
 	if (append)
 		return run_append(applier, get_plan(applier, merge, statements->delta, false));
-	rows = run_plan(applier, get_plan(applier, merge, statements->merge,
+	return run_plan(applier, get_plan(applier, merge, statements->merge,
 									  statements->by_index));
-	if (statements->merge_nulls != NULL)
-		rows += run_plan(applier, get_plan(applier, &own->merge_nulls[class],
-										   statements->merge_nulls, false));
-	return rows;
 }
 
 /*

@@ -173,7 +173,7 @@ kappa_definition_get_text(Oid definition, bool pretty)
  */
 KappaStatements *
 kappa_definition_get_statements(Query *definition, const KappaShape *shape,
-								const KappaVersion *version)
+								const KappaVersion *version, bool pretty)
 {
 	const char *search_path = "";
 	KappaStatements *statements;
@@ -189,7 +189,7 @@ kappa_definition_get_statements(Query *definition, const KappaShape *shape,
 	}
 	level = enter_deparse(search_path);
 	statements = kappa_plan_statements(definition, shape, version->target,
-									   version->companion, false);
+									   version->companion, pretty);
 	AtEOXact_GUC(true, level);
 	return statements;
 }

@@ -54,10 +54,14 @@ extern Query *kappa_definition_get_query(Oid definition);
 /* The text of a definition, deparsed under an empty search_path. */
 extern char *kappa_definition_get_text(Oid definition, bool pretty);
 
-/* The statements of a version, deparsed so that they mean the same under its settings. */
+/*
+ * The statements of a version, deparsed so that they mean the same under its
+ * settings.  pretty: for people to read, with few brackets.
+ */
 extern KappaStatements *kappa_definition_get_statements(Query *definition,
 														const KappaShape *shape,
-														const KappaVersion *version);
+														const KappaVersion *version,
+														bool pretty);
 
 /* The settings of this session that a version's meaning depends on: a text[] of name=value. */
 extern Datum kappa_definition_pin_settings(void);

@@ -198,10 +198,6 @@ check_clauses(ParseState *pstate, Query *query)
 		kappa_refuse(pstate, exprLocation((Node *) query->groupingSets),
 					 "GROUPING SETS, ROLLUP and CUBE are not supported in a view of kappa",
 					 "Make a view for each set of columns, or one with all of them, and add its rows up in the queries that read it.");
-	if (query->havingQual != NULL)
-		kappa_refuse(pstate, exprLocation(query->havingQual),
-					 "HAVING is not supported in a view of kappa",
-					 "Select the groups in the queries that read the view, or in an SQL view over it.");
 	check_distinct(pstate, query);
 	check_tail(pstate, query);
 }
@@ -278,8 +274,8 @@ make_outputs(KappaQuery *kq)
 	return outputs;
 }
 
-static KappaOutput *
-get_output(const KappaShape *shape, AttrNumber resno)
+KappaOutput *
+kappa_query_get_output(const KappaShape *shape, AttrNumber resno)
 {
 	ListCell *lc;
 
@@ -294,8 +290,8 @@ get_output(const KappaShape *shape, AttrNumber resno)
 	return NULL;
 }
 
-static void
-add_inexact(KappaShape *shape, const char *reason)
+void
+kappa_query_add_inexact(KappaShape *shape, const char *reason)
 {
 	if (shape->inexact == NULL)
 		shape->inexact = pstrdup(reason);
@@ -325,9 +321,8 @@ check_key_type(KappaQuery *kq, const KappaOutput *output, Oid equality, Node *ex
 				 "The type has no default operator class for btree indexes.  Cast the expression to another type.");
 }
 
-/* Mark the output columns of GROUP BY or DISTINCT ON as the key. */
-static void
-set_key(KappaQuery *kq, KappaShape *shape, List *clauses, const char *clause_name)
+void
+kappa_query_set_key(KappaQuery *kq, KappaShape *shape, List *clauses, const char *clause_name)
 {
 	ListCell *lc;
 
@@ -341,168 +336,10 @@ set_key(KappaQuery *kq, KappaShape *shape, List *clauses, const char *clause_nam
 			kappa_refuse(kq->pstate, exprLocation((Node *) tle->expr),
 						 psprintf("an expression of %s is not a column of the view", clause_name),
 						 "Add the expression to the select list: it is what identifies a row.");
-		output = get_output(shape, tle->resno);
+		output = kappa_query_get_output(shape, tle->resno);
 		check_key_type(kq, output, clause->eqop, (Node *) tle->expr);
 		output->role = KAPPA_OUTPUT_KEY;
 		shape->key = lappend_int(shape->key, output->resno);
-	}
-}
-
-/* ---- aggregates ---- */
-
-static bool
-find_aggregate(Node *node, Aggref **found)
-{
-	if (node == NULL || IsA(node, Query))
-		return false;
-	if (IsA(node, Aggref))
-	{
-		*found = (Aggref *) node;
-		return true;
-	}
-	return expression_tree_walker(node, find_aggregate, found);
-}
-
-static const char *
-get_rewrite_hint(Oid aggregate)
-{
-	switch (aggregate)
-	{
-		case F_AVG_INT8:
-		case F_AVG_INT4:
-		case F_AVG_INT2:
-		case F_AVG_NUMERIC:
-		case F_AVG_FLOAT4:
-		case F_AVG_FLOAT8:
-		case F_AVG_INTERVAL:
-			return "Keep sum(x) and count(x) in the view, and divide in an SQL view over it.";
-		default:
-			return "Keep what it is computed from in the view (such as sum and count), or the rows themselves, and compute it in an SQL view over that.";
-	}
-}
-
-static void
-check_aggregate(KappaQuery *kq, Aggref *aggref)
-{
-	const char *name = get_func_name(aggref->aggfnoid);
-
-	if (aggref->aggdistinct != NIL)
-		kappa_refuse(kq->pstate, aggref->location,
-					 psprintf("%s(DISTINCT ...) is not supported in a view of kappa", name),
-					 "Keep the distinct values in a view with GROUP BY, and aggregate them in an SQL view over it.");
-	if (AGGKIND_IS_ORDERED_SET(aggref->aggkind))
-		kappa_refuse(kq->pstate, aggref->location,
-					 psprintf("ordered-set aggregate %s() is not supported in a view of kappa", name),
-					 "Keep the values in a view, and aggregate them in the queries that read it.");
-	if (aggref->aggorder != NIL)
-		kappa_refuse(kq->pstate, aggref->location,
-					 psprintf("ORDER BY in aggregate %s() is not supported in a view of kappa", name),
-					 "Keep the values in a view, and aggregate them in the queries that read it.");
-}
-
-/* sum() and its like over floats: the one case in which the order of messages shows. */
-static bool
-depends_on_order(Oid type, Oid combine)
-{
-	if (type != FLOAT4OID && type != FLOAT8OID)
-		return false;
-	return combine != F_FLOAT4LARGER && combine != F_FLOAT4SMALLER &&
-		   combine != F_FLOAT8LARGER && combine != F_FLOAT8SMALLER;
-}
-
-static void
-set_aggregate(KappaQuery *kq, KappaShape *shape, KappaOutput *output, Aggref *aggref)
-{
-	check_aggregate(kq, aggref);
-	output->combine_fn = kappa_function_combine(aggref->aggfnoid, &output->combine_strict);
-	if (!OidIsValid(output->combine_fn))
-		kappa_refuse(kq->pstate, aggref->location,
-					 psprintf("aggregate %s is not supported in a view of kappa yet: its value is not enough to go on from",
-							  format_procedure(aggref->aggfnoid)),
-					 get_rewrite_hint(aggref->aggfnoid));
-	output->role = KAPPA_OUTPUT_AGGREGATE;
-	if (depends_on_order(output->type, output->combine_fn))
-		add_inexact(shape, "sums of floating-point numbers depend on their order");
-}
-
-/* Are equal values of the column the same value?  (Not so: 1.0 and 1.00, or -0 and 0.) */
-static bool
-is_equal_image(const KappaOutput *output)
-{
-	TypeCacheEntry *entry = lookup_type_cache(output->type, TYPECACHE_BTREE_OPFAMILY);
-	Oid proc = get_opfamily_proc(entry->btree_opf, entry->btree_opintype,
-								 entry->btree_opintype, BTEQUALIMAGE_PROC);
-
-	return OidIsValid(proc) &&
-		   DatumGetBool(OidFunctionCall1Coll(proc, output->collation,
-											 ObjectIdGetDatum(entry->btree_opintype)));
-}
-
-/*
- * A column computed from group columns: as good as they are, where a group has
- * but one value of each.
- */
-static void
-check_group_expression(KappaQuery *kq, KappaShape *shape, KappaOutput *output, Node *expression)
-{
-	bool single = kq->query->constraintDeps == NIL;
-	ListCell *lc;
-
-	foreach(lc, shape->key)
-		single = single && is_equal_image(get_output(shape, lfirst_int(lc)));
-	if (!single)
-		kappa_refuse(kq->pstate, exprLocation(expression),
-					 psprintf("column \"%s\" is not a column of GROUP BY", output->name),
-					 "Add its expression to GROUP BY.");
-}
-
-static void
-set_grouped_output(KappaQuery *kq, KappaShape *shape, TargetEntry *tle)
-{
-	KappaOutput *output = get_output(shape, tle->resno);
-	Node *expression = (Node *) tle->expr;
-	Aggref *aggref = NULL;
-
-	if (output->role == KAPPA_OUTPUT_KEY)
-		return;
-	if (IsA(expression, Aggref))
-		set_aggregate(kq, shape, output, (Aggref *) expression);
-	else if (find_aggregate(expression, &aggref))
-	{
-		check_aggregate(kq, aggref);
-		kappa_refuse(kq->pstate, exprLocation(expression),
-					 psprintf("column \"%s\" is an expression over aggregates, which is not supported in a view of kappa",
-							  output->name),
-					 "Keep the aggregates in columns of their own, and compute the expression in an SQL view over the view.");
-	}
-	else if (contain_vars_of_level(expression, 0))
-		check_group_expression(kq, shape, output, expression);
-	else if (!checkExprHasSubLink(expression))
-		output->role = KAPPA_OUTPUT_CONSTANT;
-}
-
-static void
-make_aggregate(KappaQuery *kq, KappaShape *shape)
-{
-	KappaNode *node = palloc0(sizeof(KappaNode));
-	ListCell *lc;
-
-	node->kind = KAPPA_NODE_AGGREGATE;
-	node->child = shape->scan;
-	shape->root = node;
-	shape->kind = "aggregate";
-	if (shape->scan->changelog)
-		kappa_refuse(kq->pstate, exprLocation((Node *) kq->query->targetList),
-					 psprintf("aggregates over a changelog (\"%s\") are not supported in a view of kappa yet",
-							  get_rel_name(shape->scan->source)),
-					 "A row that changes would have to be taken out of its group.  Keep the rows in a view, and aggregate them in an SQL view over it.");
-	set_key(kq, shape, kq->query->groupClause, "GROUP BY");
-	foreach(lc, kq->query->targetList)
-	{
-		TargetEntry *tle = lfirst(lc);
-
-		if (!tle->resjunk)
-			set_grouped_output(kq, shape, tle);
 	}
 }
 
@@ -624,7 +461,7 @@ make_latest(KappaQuery *kq, KappaShape *shape, bool warn)
 					 psprintf("DISTINCT ON over a changelog (\"%s\") is not supported in a view of kappa yet",
 							  get_rel_name(shape->scan->source)),
 					 "A changelog already has one row for each key.");
-	set_key(kq, shape, query->distinctClause, "DISTINCT ON");
+	kappa_query_set_key(kq, shape, query->distinctClause, "DISTINCT ON");
 
 	node->partition_output = find_metadata_output(kq, KAPPA_SOURCE_PARTITION);
 	node->offset_output = find_metadata_output(kq, KAPPA_SOURCE_OFFSET);
@@ -664,7 +501,7 @@ set_changelog_key(KappaQuery *kq, KappaShape *shape, KappaColumn *column)
 		if (found == NULL && !tle->resjunk && IsA(var, Var) &&
 			var->varno == kq->scan->source_rti && var->varattno == column->attnum)
 		{
-			found = get_output(shape, tle->resno);
+			found = kappa_query_get_output(shape, tle->resno);
 			check_key_type(kq, found, InvalidOid, (Node *) var);
 		}
 	}
@@ -697,9 +534,8 @@ make_changelog(KappaQuery *kq, KappaShape *shape)
 
 /* ---- the whole ---- */
 
-/* Replace references to joins by what they stand for, in a copy. */
-static Query *
-resolve_aliases(Query *original)
+Query *
+kappa_query_resolve_aliases(Query *original)
 {
 	Query *query = copyObject(original);
 	ListCell *lc;
@@ -715,6 +551,8 @@ resolve_aliases(Query *original)
 		rte->subquery = (Query *) kappa_resolve_aliases(query, (Node *) rte->subquery);
 		rte->tablefunc = (TableFunc *) kappa_resolve_aliases(query, (Node *) rte->tablefunc);
 		rte->values_lists = (List *) kappa_resolve_aliases(query, (Node *) rte->values_lists);
+		if (rte->rtekind == RTE_JOIN)
+			rte->alias = NULL;
 	}
 	return query;
 }
@@ -736,8 +574,8 @@ make_shape(KappaQuery *kq, bool warn)
 
 	shape->scan = kq->scan;
 	shape->outputs = make_outputs(kq);
-	if (kq->query->hasAggs || kq->query->groupClause != NIL)
-		make_aggregate(kq, shape);
+	if (kq->query->hasAggs || kq->query->groupClause != NIL || kq->query->havingQual != NULL)
+		kappa_query_make_aggregate(kq, shape);
 	else if (kq->query->hasDistinctOn)
 		make_latest(kq, shape, warn);
 	else if (kq->scan->changelog)
@@ -748,9 +586,9 @@ make_shape(KappaQuery *kq, bool warn)
 		shape->kind = "append";
 	}
 	if (kq->scan->lookups != NIL)
-		add_inexact(shape, "the query looks up tables, as they are when a message is applied");
+		kappa_query_add_inexact(shape, "the query looks up tables, as they are when a message is applied");
 	if (kq->calls_lookups)
-		add_inexact(shape, "the query calls functions that are stable, not immutable");
+		kappa_query_add_inexact(shape, "the query calls functions that are stable, not immutable");
 	return shape;
 }
 
@@ -761,7 +599,7 @@ kappa_analyze_query(Query *query, const char *source_text, bool warn)
 
 	kq.pstate->p_sourcetext = source_text;
 	check_clauses(kq.pstate, query);
-	kq.query = resolve_aliases(query);
+	kq.query = kappa_query_resolve_aliases(query);
 	kq.scan = palloc0(sizeof(KappaNode));
 	kq.scan->kind = KAPPA_NODE_SCAN;
 	kappa_query_check_from(&kq);

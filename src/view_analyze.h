@@ -11,6 +11,7 @@
 #ifndef KAPPA_VIEW_ANALYZE_H
 #define KAPPA_VIEW_ANALYZE_H
 
+#include "aggregate.h"
 #include "nodes/bitmapset.h"
 #include "nodes/parsenodes.h"
 
@@ -30,9 +31,25 @@ typedef enum KappaOutputRole
 {
 	KAPPA_OUTPUT_KEY,       /* part of what identifies a row */
 	KAPPA_OUTPUT_VALUE,     /* replaced when its row is */
-	KAPPA_OUTPUT_AGGREGATE, /* a state that is its own value: combined with combine_fn */
+	KAPPA_OUTPUT_AGGREGATE, /* a state that is its own value: combined with another one */
 	KAPPA_OUTPUT_CONSTANT,  /* the same in all rows */
 } KappaOutputRole;
+
+/*
+ * What is kept of an aggregate call.  Where the value is its own state (kind
+ * KAPPA_STATE_NONE: count, sum, min, ...) two of them are combined by a plain
+ * function; all others by kappa.combine().
+ */
+typedef struct KappaState
+{
+	char *name; /* of the column: the output's, or the companion's */
+	Aggref *aggref;
+	KappaStateKind kind;
+	Oid type;
+	Oid collation;
+	Oid combine_fn;      /* two arguments of the type; InvalidOid unless the value is the state */
+	bool combine_strict; /* a NULL state is an empty one: kappa handles it around the function */
+} KappaState;
 
 /* One output column of the query, in its order. */
 typedef struct KappaOutput
@@ -43,8 +60,7 @@ typedef struct KappaOutput
 	int32 typmod;
 	Oid collation;
 	KappaOutputRole role;
-	Oid combine_fn;      /* two arguments of the column's type; InvalidOid unless AGGREGATE */
-	bool combine_strict; /* a NULL state is an empty one: kappa handles it around the function */
+	KappaState *state; /* of AGGREGATE; NULL otherwise */
 } KappaOutput;
 
 /* One sort key of a LATEST node beyond the DISTINCT ON columns. */
@@ -70,6 +86,13 @@ typedef struct KappaNode
 	bool changelog;
 	Bitmapset *columns; /* attribute numbers of source: those read, and a changelog's key */
 	List *lookups;      /* OIDs of ordinary tables */
+
+	/*
+	 * AGGREGATE.  Either every aggregate is an output column and its own state,
+	 * or the companion has all states, and the view's rows are computed from it:
+	 * never half and half.
+	 */
+	List *states; /* of KappaState, the first of which counts the rows; NIL: no companion */
 
 	/* LATEST */
 	List *order;                 /* of KappaOrder, outermost first; without (partition, offset) */

@@ -49,7 +49,6 @@ PG_FUNCTION_INFO_V1(kappa_sql_drop_view);
 PG_FUNCTION_INFO_V1(kappa_sql_pause_view);
 PG_FUNCTION_INFO_V1(kappa_sql_resume_view);
 PG_FUNCTION_INFO_V1(kappa_sql_seek_view);
-PG_FUNCTION_INFO_V1(kappa_sql_explain);
 
 /* From PostgreSQL's epoch to Kafka's, the one of Unix; microseconds. */
 #define KAFKA_EPOCH ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
@@ -227,14 +226,15 @@ create_table(const KappaShape *shape, RangeVar *name)
  * was made from.
  */
 static void
-insert_birth_rows(Oid definition, Oid target)
+insert_birth_rows(const KappaVersion *version)
 {
-	Query *query = kappa_definition_get_query(definition);
-	char *birth = kappa_plan_birth(query, kappa_analyze_query(query, NULL, false), target);
+	Query *query = kappa_definition_get_query(version->definition);
+	char *birth = kappa_plan_birth(query, kappa_analyze_query(query, NULL, false),
+								   version->target, version->companion);
 
 	if (birth == NULL)
 		return;
-	kappa_guard_permit(target);
+	kappa_guard_permit(version->target);
 	kappa_definition_run_ddl(list_make1(birth));
 	kappa_guard_permit(InvalidOid);
 }
@@ -263,7 +263,7 @@ kappa_view_create_version(const char *query_text, const KappaShape *shape,
 	version->fingerprint =
 		kappa_options_fingerprint(kappa_options_get_table(version->source),
 								  shape->scan->columns);
-	insert_birth_rows(version->definition, target);
+	insert_birth_rows(version);
 	return version;
 }
 
@@ -457,51 +457,4 @@ kappa_sql_seek_view(PG_FUNCTION_ARGS)
 									 part, present, target));
 	kappa_shmem_wake_at_commit();
 	PG_RETURN_VOID();
-}
-
-/* ---- explaining ---- */
-
-Datum
-kappa_sql_explain(PG_FUNCTION_ARGS)
-{
-	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
-	KappaVersion *version = kappa_catalog_get_version(view->view, view->version);
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	KappaStatements *statements;
-	Query *query;
-	struct
-	{
-		const char *title;
-		const char *text;
-	} parts[5];
-
-	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	if (!OidIsValid(version->definition))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("definition of view \"%s\" was dropped", get_rel_name(view->view))));
-	query = kappa_definition_get_query(version->definition);
-	statements = kappa_definition_get_statements(query, kappa_analyze_query(query, NULL, false),
-												 version);
-	parts[0].title = "query";
-	parts[0].text = kappa_definition_get_text(version->definition, true);
-	parts[1].title = "delta: the query over one batch of messages";
-	parts[1].text = statements->delta;
-	parts[2].title = "merge: what is run for each batch";
-	parts[2].text = statements->merge;
-	parts[3].title = "merge: what is run besides, for keys with a NULL";
-	parts[3].text = statements->merge_nulls;
-	parts[4].title = "fill: what a replay runs";
-	parts[4].text = statements->fill;
-	for (int i = 0; i < lengthof(parts); i++)
-	{
-		Datum value;
-		bool isnull = false;
-
-		if (parts[i].text == NULL)
-			continue;
-		value = CStringGetTextDatum(psprintf("-- %s\n%s", parts[i].title, parts[i].text));
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &value, &isnull);
-	}
-	return (Datum) 0;
 }

@@ -40,6 +40,7 @@
 #include "view_delta.h"
 #include "view_functions.h"
 #include "view_query.h"
+#include "view_states.h"
 
 /* ---- calls of kappa's own functions ---- */
 
@@ -123,12 +124,18 @@ guard_datetimes(Node *node, void *context)
 	return expression_tree_mutator(node, guard_datetimes, context);
 }
 
+Query *
+kappa_delta_guard_datetimes(Query *query)
+{
+	return query_tree_mutator(copyObject(query), guard_datetimes, NULL,
+							  QTW_IGNORE_JOINALIASES | QTW_DONT_COPY_QUERY);
+}
+
 /* A copy whose topic is read under an alias. */
 static Query *
 copy_with_alias(Query *definition, const KappaShape *shape, const char *alias)
 {
-	Query *query = query_tree_mutator(copyObject(definition), guard_datetimes, NULL,
-									  QTW_IGNORE_JOINALIASES | QTW_DONT_COPY_QUERY);
+	Query *query = kappa_delta_guard_datetimes(definition);
 	RangeTblEntry *rte = rt_fetch(shape->scan->source_rti, query->rtable);
 
 	if (rte->alias == NULL)
@@ -374,8 +381,11 @@ keep_deletions(Query *query, const KappaShape *shape)
 Query *
 kappa_delta_over_batch(Query *definition, const KappaShape *shape)
 {
-	Query *query = copy_with_alias(definition, shape, KAPPA_BATCH_ALIAS);
+	Query *query;
 
+	if (shape->root->states != NIL)
+		definition = kappa_states_make_partial(definition, shape);
+	query = copy_with_alias(definition, shape, KAPPA_BATCH_ALIAS);
 	if (shape->root->kind == KAPPA_NODE_LATEST)
 		complete_order(query, shape, shape->needs_companion);
 	else if (shape->scan->changelog)
@@ -426,7 +436,7 @@ make_empty_query(Oid relid, List **names)
 Query *
 kappa_delta_over_nothing(Query *definition, const KappaShape *shape)
 {
-	Query *query = copy_with_alias(definition, shape, KAPPA_BATCH_ALIAS);
+	Query *query = kappa_delta_over_batch(definition, shape);
 	RangeTblEntry *rte = rt_fetch(shape->scan->source_rti, query->rtable);
 	List *names;
 

@@ -18,16 +18,28 @@
 
 /* Columns that deltas and companions have beside the view's. */
 #define KAPPA_COLUMN_KEEP "kappa keep"           /* over a changelog: the key has a row after this */
-#define KAPPA_COLUMN_KEY "kappa key"             /* the key as one record */
 #define KAPPA_COLUMN_STORED "kappa stored"       /* the key's row in the companion */
+#define KAPPA_COLUMN_SHOWN "kappa shown"         /* and in the view's table */
 #define KAPPA_COLUMN_PARTITION "kappa partition" /* where the message is in the log */
 #define KAPPA_COLUMN_OFFSET "kappa offset"
 #define KAPPA_COLUMN_ORDER "kappa order %d" /* sort keys of DISTINCT ON, from 1 */
+#define KAPPA_COLUMN_ROWS "kappa rows"      /* of a group */
+#define KAPPA_COLUMN_STATE "kappa state %d" /* of aggregates, from 1 */
+
+/*
+ * Names inside a merge that a query of the user's is in reach of: what comes
+ * from the batch, the same with what the companion has, and of that the groups
+ * that HAVING does not show.
+ */
+#define KAPPA_DELTA "kappa delta"
+#define KAPPA_MERGED "kappa merged"
+#define KAPPA_HIDDEN "kappa hidden"
 
 /*
  * The query over one batch.  Has the outputs of the definition, and then: of a
  * LATEST node that needs a companion the order columns that are no outputs,
- * partition and offset; over a changelog KAPPA_COLUMN_KEEP.
+ * partition and offset; over a changelog KAPPA_COLUMN_KEEP.  Of an aggregate
+ * that needs a companion it has the key columns and the states instead.
  */
 extern Query *kappa_delta_over_batch(Query *definition, const KappaShape *shape);
 
@@ -36,6 +48,9 @@ extern Query *kappa_delta_over_log(Query *definition, const KappaShape *shape);
 
 /* The query over no messages, which reads no topic. */
 extern Query *kappa_delta_over_nothing(Query *definition, const KappaShape *shape);
+
+/* Keep words such as "now" out of texts that become dates: a copy. */
+extern Query *kappa_delta_guard_datetimes(Query *query);
 
 /* The name of an order column: the output's, or KAPPA_COLUMN_ORDER. */
 extern char *kappa_delta_order_name(const KappaShape *shape, const KappaOrder *order);

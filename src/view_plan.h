@@ -21,13 +21,9 @@ typedef struct KappaStatements
 {
 	char *delta; /* the query over one batch, as rows or partial results: a SELECT */
 	char *merge; /* delta and its merge into the table (and companion): one statement */
-	char *fill;  /* the same for a replay into an empty table; NULL if merge serves */
-
-	/* Another part of the merge: rows with a NULL in their key; NULL if merge takes them too. */
-	char *merge_nulls;
 
 	/*
-	 * merge joins the delta with the view's own table, and with nothing else:
+	 * merge joins the delta with the view's own tables, and with nothing else:
 	 * plan it so that the rows are found by the index of the key.
 	 */
 	bool by_index;
@@ -51,7 +47,8 @@ extern List *kappa_plan_companion_ddl(const KappaShape *shape, const char *quali
  * The statement that puts the row(s) into a new table that are there before
  * any message (an aggregate without GROUP BY); NULL if there are none.
  */
-extern char *kappa_plan_birth(Query *definition, const KappaShape *shape, Oid target);
+extern char *kappa_plan_birth(Query *definition, const KappaShape *shape,
+							  Oid target, Oid companion);
 
 /*
  * The definition as a SELECT over the bounded log (alias KAPPA_BOUNDED_ALIAS),

@@ -30,6 +30,12 @@ typedef struct KappaQuery
 	int hidden_location; /* where the text names the outermost of them */
 } KappaQuery;
 
+/*
+ * A copy in which no Var refers to a join, but to what the join's column stands
+ * for; the joins have no names any more, which would hide the names inside.
+ */
+extern Query *kappa_query_resolve_aliases(Query *query);
+
 /* Find the topic in FROM, and check what it is joined with; fills scan and table. */
 extern void kappa_query_check_from(KappaQuery *kq);
 
@@ -44,5 +50,18 @@ extern void kappa_query_check_view(KappaQuery *kq, Query *view_query);
 
 /* True if one message can give several rows before grouping. */
 extern bool kappa_query_multiplies(const Query *query);
+
+/* Make the shape of a query with aggregates or GROUP BY. */
+extern void kappa_query_make_aggregate(KappaQuery *kq, KappaShape *shape);
+
+/* Mark the output columns of GROUP BY or DISTINCT ON as the key. */
+extern void kappa_query_set_key(KappaQuery *kq, KappaShape *shape, List *clauses,
+								const char *clause_name);
+
+/* The output column of a target entry that is none of the junk. */
+extern KappaOutput *kappa_query_get_output(const KappaShape *shape, AttrNumber resno);
+
+/* Say why the equality of a view with its query is not exact; again is no harm. */
+extern void kappa_query_add_inexact(KappaShape *shape, const char *reason);
 
 #endif /* KAPPA_VIEW_QUERY_H */

@@ -1,0 +1,386 @@
+/*-------------------------------------------------------------------------
+ *
+ * view_merge.c
+ *	  The statement that merges a delta into a view's table
+ *
+ * In the text, t is the view's table, s the companion, d the rows that are
+ * merged into them.
+ *
+ * Rows are merged in the order of their key.  That is faster on large tables
+ * (neighbours in the index are neighbours in time), and two merges take their
+ * locks in the same order.
+ *
+ * The tables have no other writer.  So where there is a companion, each key is
+ * looked up once, and its row then inserted or updated by its place: a quarter
+ * faster than ON CONFLICT in both tables.
+ *
+ * IDENTIFICATION
+ *	  src/view_merge.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+
+#include "definition.h"
+#include "view_delta.h"
+#include "view_merge.h"
+#include "view_text.h"
+
+/* INSERT INTO target AS t (columns), then the rows, which the caller appends. */
+static void
+append_insert(StringInfo buf, const KappaShape *shape, Oid target)
+{
+	appendStringInfo(buf, "INSERT INTO %s AS t (%s)\n", kappa_definition_relation_name(target),
+					 kappa_text_outputs(shape, NULL));
+}
+
+/* The delta in the order of the key. */
+static char *
+make_ordered_delta(const KappaShape *shape, const char *delta)
+{
+	char *rows = psprintf("SELECT * FROM (\n%s\n) AS d", kappa_text_indent(delta));
+
+	if (shape->key == NIL)
+		return rows;
+	return psprintf("%s\nORDER BY %s", rows, kappa_text_key(shape, "d"));
+}
+
+/* ---- without a companion ---- */
+
+static char *
+make_append_merge(const KappaShape *shape, const KappaMergeParts *parts)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	append_insert(&buf, shape, parts->target);
+	appendStringInfoString(&buf, parts->delta);
+	return buf.data;
+}
+
+/* Rows with a key, where the table itself tells which of two rows stays. */
+static char *
+make_keyed_merge(const KappaShape *shape, const KappaMergeParts *parts)
+{
+	StringInfoData buf;
+	StringInfoData assignments;
+	const KappaNode *root = shape->root;
+
+	initStringInfo(&buf);
+	initStringInfo(&assignments);
+	append_insert(&buf, shape, parts->target);
+	appendStringInfo(&buf, "SELECT %s FROM (\n%s\n) AS d\nORDER BY %s\nON CONFLICT (%s) DO ",
+					 kappa_text_outputs(shape, "d"), kappa_text_indent(parts->delta),
+					 kappa_text_key(shape, "d"), kappa_text_key(shape, NULL));
+	if (!kappa_text_append_assignments(&assignments, shape, "excluded"))
+		appendStringInfoString(&buf, "NOTHING");
+	else
+		appendStringInfo(&buf, "UPDATE SET%s", assignments.data);
+	if (assignments.len > 0 && root->kind == KAPPA_NODE_LATEST)
+	{
+		KappaOutput *partition = list_nth(shape->outputs, root->partition_output - 1);
+		KappaOutput *offset = list_nth(shape->outputs, root->offset_output - 1);
+
+		appendStringInfoString(&buf, "\n  WHERE ");
+		kappa_text_append_comes_before(&buf, shape, "excluded", "t",
+									   partition->name, offset->name);
+	}
+	return buf.data;
+}
+
+/* The one row of an aggregate without GROUP BY, which is always there. */
+static char *
+make_single_merge(const KappaShape *shape, const KappaMergeParts *parts)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "UPDATE %s AS t SET", kappa_definition_relation_name(parts->target));
+	(void) kappa_text_append_assignments(&buf, shape, "d");
+	appendStringInfo(&buf, "\nFROM (\n%s\n) AS d", kappa_text_indent(parts->delta));
+	return buf.data;
+}
+
+/*
+ * Over a changelog, whose keys are never NULL: rows change, come and go.  MERGE
+ * is faster than INSERT with ON CONFLICT and DELETE, the more so the more keys
+ * are there already.
+ */
+static char *
+make_changelog_merge(const KappaShape *shape, const KappaMergeParts *parts)
+{
+	StringInfoData buf;
+	StringInfoData assignments;
+	char *keep = kappa_text_column("d", KAPPA_COLUMN_KEEP);
+
+	initStringInfo(&buf);
+	initStringInfo(&assignments);
+	appendStringInfo(&buf, "MERGE INTO %s AS t\nUSING (\n%s\n) AS d\nON ",
+					 kappa_definition_relation_name(parts->target),
+					 kappa_text_indent(make_ordered_delta(shape, parts->delta)));
+	kappa_text_append_match(&buf, shape, "t", "d", false);
+	appendStringInfo(&buf, "\nWHEN MATCHED AND NOT %s THEN DELETE\nWHEN MATCHED THEN ", keep);
+	if (kappa_text_append_assignments(&assignments, shape, "d"))
+		appendStringInfo(&buf, "UPDATE SET%s", assignments.data);
+	else
+		appendStringInfoString(&buf, "DO NOTHING");
+	appendStringInfo(&buf, "\nWHEN NOT MATCHED AND %s THEN INSERT (%s)\n  VALUES (%s)",
+					 keep, kappa_text_outputs(shape, NULL), kappa_text_outputs(shape, "d"));
+	return buf.data;
+}
+
+/* ---- finding the rows of keys ---- */
+
+/* Rows of keys, to be found in a table. */
+typedef struct Lookup
+{
+	const char *rows; /* a name, for FROM, which gets the alias d */
+	Oid table;
+	const char *alias;   /* of the table */
+	const char *columns; /* what is selected */
+	const char *where;   /* a condition, or NULL */
+} Lookup;
+
+static void
+append_lookup(StringInfo buf, const KappaShape *shape, const Lookup *lookup, bool nulls)
+{
+	const char *separator = "\nWHERE ";
+
+	appendStringInfo(buf, "SELECT %s\nFROM %s AS d LEFT JOIN %s AS %s ON ",
+					 lookup->columns, lookup->rows,
+					 kappa_definition_relation_name(lookup->table), lookup->alias);
+	kappa_text_append_match(buf, shape, lookup->alias, "d", nulls);
+	if (shape->key != NIL)
+	{
+		appendStringInfo(buf, "%s(", separator);
+		kappa_text_append_null_key(buf, shape, "d", nulls);
+		appendStringInfoChar(buf, ')');
+		separator = " AND ";
+	}
+	if (lookup->where != NULL)
+		appendStringInfo(buf, "%s%s", separator, lookup->where);
+}
+
+/*
+ * Keys with a NULL are looked up apart: an index finds equal values fast, and
+ * equal NULLs only when it is asked for NULL.
+ */
+static char *
+make_lookup(const KappaShape *shape, const Lookup *lookup)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	append_lookup(&buf, shape, lookup, false);
+	if (shape->key == NIL)
+		return buf.data;
+	appendStringInfoString(&buf, "\nUNION ALL\n");
+	append_lookup(&buf, shape, lookup, true);
+	return buf.data;
+}
+
+/* Rows that have come with their place in the companion, and the place in the view's table. */
+static char *
+make_view_lookup(const KappaShape *shape, const char *rows, Oid target)
+{
+	Lookup lookup = { rows, target, "t" };
+	char *stored = kappa_text_column("d", KAPPA_COLUMN_STORED);
+
+	lookup.columns = psprintf("d.*, t.ctid AS %s", quote_identifier(KAPPA_COLUMN_SHOWN));
+	lookup.where = psprintf("%s IS NOT NULL", stored);
+
+	/* A key that is new to the companion is new to the view. */
+	return psprintf("%s\nUNION ALL\nSELECT d.*, NULL::pg_catalog.tid FROM %s AS d WHERE %s IS NULL",
+					make_lookup(shape, &lookup), rows, stored);
+}
+
+/* ---- with a companion ---- */
+
+/* One more step: WITH name AS (query), with a comment for the readers of kappa.explain. */
+static void
+append_step(StringInfo buf, const char *name, const char *comment, const char *query)
+{
+	appendStringInfo(buf, "%s%s AS MATERIALIZED ( -- %s\n%s\n)",
+					 buf->len == 0 ? "WITH " : ",\n", quote_identifier(name), comment,
+					 kappa_text_indent(query));
+}
+
+/* The rows that win against the companion's. */
+static char *
+make_winners(const KappaShape *shape, Oid companion)
+{
+	Lookup lookup = { quote_identifier(KAPPA_DELTA), companion, "s" };
+	StringInfoData where;
+
+	initStringInfo(&where);
+	appendStringInfoString(&where, "(s.ctid IS NULL OR ");
+	kappa_text_append_comes_before(&where, shape, "d", "s",
+								   KAPPA_COLUMN_PARTITION, KAPPA_COLUMN_OFFSET);
+	appendStringInfoChar(&where, ')');
+	lookup.columns = psprintf("d.*, s.ctid AS %s", quote_identifier(KAPPA_COLUMN_STORED));
+	lookup.where = where.data;
+	return make_lookup(shape, &lookup);
+}
+
+/* The states of the delta's groups, with what the companion has of them. */
+static char *
+make_combined(const KappaShape *shape, Oid companion)
+{
+	Lookup lookup = { quote_identifier(KAPPA_DELTA), companion, "s" };
+	StringInfoData columns;
+	ListCell *lc;
+
+	initStringInfo(&columns);
+	if (shape->key != NIL)
+		appendStringInfo(&columns, "%s,\n  ", kappa_text_key(shape, "d"));
+	foreach(lc, shape->root->states)
+	{
+		KappaState *state = lfirst(lc);
+
+		appendStringInfo(&columns, "CASE WHEN s.ctid IS NULL THEN %s ELSE ",
+						 kappa_text_column("d", state->name));
+		kappa_text_append_combination(&columns, state, "s", "d");
+		appendStringInfo(&columns, " END AS %s,\n  ", quote_identifier(state->name));
+	}
+	appendStringInfo(&columns, "s.ctid AS %s", quote_identifier(KAPPA_COLUMN_STORED));
+	lookup.columns = columns.data;
+	return make_lookup(shape, &lookup);
+}
+
+/* INSERT INTO the companion, of rows under the alias d. */
+static char *
+make_state_insert(const KappaShape *shape, Oid companion, const char *condition)
+{
+	char *columns = kappa_text_state(shape, NULL);
+	char *values = kappa_text_state(shape, "d");
+
+	if (shape->key != NIL)
+	{
+		columns = psprintf("%s, %s", kappa_text_key(shape, NULL), columns);
+		values = psprintf("%s, %s", kappa_text_key(shape, "d"), values);
+	}
+	return psprintf("INSERT INTO %s AS s (%s)\nSELECT %s FROM %s AS d%s",
+					kappa_definition_relation_name(companion), columns, values,
+					quote_identifier(KAPPA_MERGED), condition);
+}
+
+/* Put what has been merged into the companion. */
+static void
+append_state_changes(StringInfo buf, const KappaShape *shape, Oid companion)
+{
+	char *stored = kappa_text_column("d", KAPPA_COLUMN_STORED);
+
+	append_step(buf, "changed_state", "states of keys that are known",
+				psprintf("UPDATE %s AS s SET (%s) =\n  ROW(%s)\nFROM %s AS d WHERE s.ctid OPERATOR(pg_catalog.=) %s",
+						 kappa_definition_relation_name(companion),
+						 kappa_text_state(shape, NULL), kappa_text_state(shape, "d"),
+						 quote_identifier(KAPPA_MERGED), stored));
+	append_step(buf, "new_state", "and of those that are new",
+				make_state_insert(shape, companion, psprintf(" WHERE %s IS NULL", stored)));
+}
+
+/* Take away the groups that HAVING does not show any more. */
+static char *
+make_deletion(const KappaShape *shape, Oid target)
+{
+	char *rows = make_view_lookup(shape, quote_identifier(KAPPA_HIDDEN), target);
+
+	return psprintf("DELETE FROM %s AS t USING (\n%s\n) AS d WHERE t.ctid OPERATOR(pg_catalog.=) %s",
+					kappa_definition_relation_name(target), kappa_text_indent(rows),
+					kappa_text_column("d", KAPPA_COLUMN_SHOWN));
+}
+
+/* Bring the view's table to the rows, which have their place in the companion with them. */
+static void
+append_changes(StringInfo buf, const KappaShape *shape, const KappaMergeParts *parts,
+			   const char *rows)
+{
+	StringInfoData assignments;
+	StringInfoData insert;
+	char *shown = kappa_text_column("d", KAPPA_COLUMN_SHOWN);
+	char *target = kappa_definition_relation_name(parts->target);
+
+	initStringInfo(&assignments);
+	initStringInfo(&insert);
+	append_step(buf, "shown", "rows, and where they are in the view",
+				make_view_lookup(shape, rows, parts->target));
+	if (kappa_text_append_assignments(&assignments, shape, "d"))
+		append_step(buf, "changed", "rows that are in the view",
+					psprintf("UPDATE %s AS t SET%s\nFROM shown AS d WHERE t.ctid OPERATOR(pg_catalog.=) %s",
+							 target, assignments.data, shown));
+	if (parts->hidden != NULL)
+		append_step(buf, "gone", "rows that HAVING does not show any more",
+					make_deletion(shape, parts->target));
+	append_insert(&insert, shape, parts->target);
+	appendStringInfo(&insert, "SELECT %s FROM shown AS d WHERE %s IS NULL",
+					 kappa_text_outputs(shape, "d"), shown);
+	append_step(buf, "new", "rows that are new", insert.data);
+}
+
+static char *
+make_companion_merge(const KappaShape *shape, const KappaMergeParts *parts)
+{
+	StringInfoData buf;
+	const char *rows = quote_identifier(KAPPA_MERGED);
+	bool aggregate = shape->root->kind == KAPPA_NODE_AGGREGATE;
+
+	initStringInfo(&buf);
+	append_step(&buf, KAPPA_DELTA, "what the batch says of each key",
+				make_ordered_delta(shape, parts->delta));
+	if (aggregate)
+		append_step(&buf, KAPPA_MERGED, "with what was known of it",
+					make_combined(shape, parts->companion));
+	else
+		append_step(&buf, KAPPA_MERGED, "where it comes before what was known",
+					make_winners(shape, parts->companion));
+	if (parts->hidden != NULL)
+		append_step(&buf, KAPPA_HIDDEN, "groups that HAVING does not show", parts->hidden);
+	if (aggregate)
+	{
+		rows = "final";
+		append_step(&buf, rows, "rows computed from states", parts->rows);
+	}
+	append_state_changes(&buf, shape, parts->companion);
+	append_changes(&buf, shape, parts, rows);
+	appendStringInfo(&buf, "\nSELECT pg_catalog.count(*) FROM %s", quote_identifier(KAPPA_DELTA));
+	return buf.data;
+}
+
+/* ---- the whole ---- */
+
+char *
+kappa_merge_make(const KappaShape *shape, const KappaMergeParts *parts)
+{
+	if (shape->scan->changelog)
+		return make_changelog_merge(shape, parts);
+	if (shape->needs_companion)
+		return make_companion_merge(shape, parts);
+	if (shape->key != NIL)
+		return make_keyed_merge(shape, parts);
+	if (shape->root->kind == KAPPA_NODE_AGGREGATE)
+		return make_single_merge(shape, parts);
+	return make_append_merge(shape, parts);
+}
+
+char *
+kappa_merge_make_birth(const KappaShape *shape, const KappaMergeParts *parts)
+{
+	StringInfoData buf;
+
+	if (!shape->needs_companion)
+		return make_append_merge(shape, parts);
+	initStringInfo(&buf);
+	append_step(&buf, KAPPA_DELTA, "states of no message", parts->delta);
+	append_step(&buf, KAPPA_MERGED, "which are all there is",
+				psprintf("SELECT %s, NULL::pg_catalog.tid AS %s FROM %s AS d",
+						 kappa_text_state(shape, "d"), quote_identifier(KAPPA_COLUMN_STORED),
+						 quote_identifier(KAPPA_DELTA)));
+	append_step(&buf, "new_state", "are kept", make_state_insert(shape, parts->companion, ""));
+	appendStringInfoChar(&buf, '\n');
+	append_insert(&buf, shape, parts->target);
+	appendStringInfo(&buf, "SELECT %s FROM (\n%s\n) AS d",
+					 kappa_text_outputs(shape, "d"), kappa_text_indent(parts->rows));
+	return buf.data;
+}

@@ -1,0 +1,35 @@
+/*-------------------------------------------------------------------------
+ *
+ * view_merge.h
+ *	  The statement that merges a delta into a view's table
+ *
+ * IDENTIFICATION
+ *	  src/view_merge.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_VIEW_MERGE_H
+#define KAPPA_VIEW_MERGE_H
+
+#include "view_analyze.h"
+
+/* What a merge is composed of. */
+typedef struct KappaMergeParts
+{
+	Oid target;
+	Oid companion;      /* InvalidOid if the shape needs none */
+	const char *delta;  /* the query over a batch */
+	const char *rows;   /* of an aggregate with a companion: rows from KAPPA_MERGED */
+	const char *hidden; /* and the groups that HAVING does not show, or NULL */
+} KappaMergeParts;
+
+/*
+ * One statement, which runs the delta and merges its rows.  Its result, where
+ * it is a SELECT, is their number.
+ */
+extern char *kappa_merge_make(const KappaShape *shape, const KappaMergeParts *parts);
+
+/* Likewise for what is there before any message, into empty tables. */
+extern char *kappa_merge_make_birth(const KappaShape *shape, const KappaMergeParts *parts);
+
+#endif /* KAPPA_VIEW_MERGE_H */

@@ -1,0 +1,308 @@
+/*-------------------------------------------------------------------------
+ *
+ * view_states.c
+ *	  Aggregates taken apart: into states, and into what is computed from them
+ *
+ *		SELECT page, avg(ms) * 2 AS twice FROM clicks GROUP BY page HAVING count(*) > 9
+ *
+ * becomes, over one batch,
+ *
+ *		SELECT page, count(*) AS "kappa rows", partial('avg', ms) AS "kappa state 1"
+ *		FROM clicks GROUP BY page
+ *
+ * and, over the states that this has been merged into,
+ *
+ *		SELECT page, finalize('avg', "kappa state 1") * 2 AS twice
+ *		FROM "kappa merged" WHERE "kappa rows" > 9
+ *
+ * IDENTIFICATION
+ *	  src/view_states.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/sysattr.h"
+#include "catalog/pg_aggregate.h"
+#include "catalog/pg_type.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/tlist.h"
+#include "parser/parse_func.h"
+#include "parser/parsetree.h"
+#include "rewrite/rewriteManip.h"
+#include "utils/lsyscache.h"
+
+#include "kappa.h"
+#include "view_delta.h"
+#include "view_query.h"
+#include "view_states.h"
+
+/* ---- calls ---- */
+
+static Oid
+lookup_function(const char *name, int nargs, const Oid *types)
+{
+	return LookupFuncName(list_make2(makeString(KAPPA_SCHEMA), makeString(pstrdup(name))),
+						  nargs, types, false);
+}
+
+static Expr *
+make_aggregate_name(const KappaState *state)
+{
+	return (Expr *) makeConst(REGPROCEDUREOID, -1, InvalidOid, sizeof(Oid),
+							  ObjectIdGetDatum(state->aggref->aggfnoid), false, true);
+}
+
+static Expr *
+make_null(Oid type, Oid collation)
+{
+	return (Expr *) makeNullConst(type, -1, collation);
+}
+
+/* The call of a generic aggregate with these arguments before those of the original. */
+static Expr *
+make_partial_call(const KappaState *state, Oid funcid, List *first)
+{
+	Aggref *partial = copyObject(state->aggref);
+	List *args = NIL;
+	List *types = NIL;
+	ListCell *lc;
+
+	foreach(lc, partial->args)
+		first = lappend(first, ((TargetEntry *) lfirst(lc))->expr);
+	foreach(lc, first)
+	{
+		args = lappend(args, makeTargetEntry(lfirst(lc), foreach_current_index(lc) + 1,
+											 NULL, false));
+		types = lappend_oid(types, exprType(lfirst(lc)));
+	}
+	partial->aggfnoid = funcid;
+	partial->aggtype = state->type;
+	partial->aggcollid = state->collation;
+	partial->args = args;
+	partial->aggargtypes = types;
+	partial->aggstar = false;
+	partial->aggvariadic = false;
+	return (Expr *) partial;
+}
+
+static Expr *
+make_partial(const KappaState *state)
+{
+	bool nothing = state->aggref->args == NIL;
+	Oid types[] = { REGPROCEDUREOID, ANYELEMENTOID, ANYOID };
+
+	if (state->kind == KAPPA_STATE_NONE)
+		return (Expr *) copyObject(state->aggref);
+	if (state->kind == KAPPA_STATE_TYPED)
+		return make_partial_call(state, lookup_function("partial_typed", nothing ? 2 : 3, types),
+								 list_make2(make_aggregate_name(state),
+											make_null(state->type, state->collation)));
+	types[1] = ANYOID;
+	return make_partial_call(state, lookup_function("partial", nothing ? 1 : 2, types),
+							 list_make1(make_aggregate_name(state)));
+}
+
+static Expr *
+make_final(const KappaState *state, Var *var)
+{
+	Oid types[] = { REGPROCEDUREOID, ANYOID, ANYELEMENTOID };
+	Oid type = state->aggref->aggtype;
+	List *args;
+
+	if (state->kind == KAPPA_STATE_NONE)
+		return (Expr *) var;
+	args = list_make3(make_aggregate_name(state), var,
+					  make_null(type, state->aggref->aggcollid));
+	return (Expr *) makeFuncExpr(lookup_function("finalize", 3, types), type, args,
+								 state->aggref->aggcollid, state->aggref->inputcollid,
+								 COERCE_EXPLICIT_CALL);
+}
+
+/* ---- states of a batch ---- */
+
+Query *
+kappa_states_make_partial(Query *definition, const KappaShape *shape)
+{
+	Query *query = kappa_query_resolve_aliases(definition);
+	List *targets = NIL;
+	ListCell *lc;
+
+	foreach(lc, shape->key)
+	{
+		TargetEntry *tle = copyObject(get_tle_by_resno(query->targetList, lfirst_int(lc)));
+
+		tle->resno = list_length(targets) + 1;
+		targets = lappend(targets, tle);
+	}
+	foreach(lc, shape->root->states)
+	{
+		KappaState *state = lfirst(lc);
+
+		targets = lappend(targets, makeTargetEntry(make_partial(state), list_length(targets) + 1,
+												   pstrdup(state->name), false));
+	}
+	query->targetList = targets;
+	query->havingQual = NULL;
+	query->hasAggs = true;
+	return query;
+}
+
+/* ---- rows from states ---- */
+
+typedef struct StateColumns
+{
+	const KappaShape *shape;
+	List *keys;       /* expressions of the key columns, as they stand in the outer query */
+	int sublevels_up; /* of the query around the expression, to the outer one */
+} StateColumns;
+
+static Var *
+make_column(const StateColumns *columns, AttrNumber attno, Oid type, int32 typmod, Oid collation)
+{
+	return makeVar(1, attno, type, typmod, collation, columns->sublevels_up);
+}
+
+/* An expression of the outer query, as it would stand in a query inside. */
+static Node *
+move_inside(const StateColumns *columns, const void *node)
+{
+	Node *copy = copyObject((Node *) node);
+
+	IncrementVarSublevelsUp(copy, columns->sublevels_up, 0);
+	return copy;
+}
+
+/* The column that holds what the node computes; NULL if none does. */
+static Node *
+find_column(Node *node, const StateColumns *columns)
+{
+	ListCell *lc;
+
+	foreach(lc, columns->keys)
+	{
+		if (equal(move_inside(columns, lfirst(lc)), node))
+			return (Node *) make_column(columns, foreach_current_index(lc) + 1, exprType(node),
+										exprTypmod(node), exprCollation(node));
+	}
+	if (!IsA(node, Aggref))
+		return NULL;
+	foreach(lc, columns->shape->root->states)
+	{
+		KappaState *state = lfirst(lc);
+		AttrNumber attno = list_length(columns->keys) + foreach_current_index(lc) + 1;
+
+		if (equal(move_inside(columns, state->aggref), node))
+			return (Node *) make_final(state, make_column(columns, attno, state->type, -1,
+														  state->collation));
+	}
+	return NULL;
+}
+
+static Node *
+replace_by_columns(Node *node, StateColumns *columns)
+{
+	Node *column;
+
+	if (node == NULL)
+		return NULL;
+	column = find_column(node, columns);
+	if (column != NULL)
+		return column;
+	if (IsA(node, GroupingFunc) && ((GroupingFunc *) node)->agglevelsup == columns->sublevels_up)
+		return (Node *) makeConst(INT4OID, -1, InvalidOid, sizeof(int32), Int32GetDatum(0),
+								  false, true); /* there is but one set */
+	if (IsA(node, Var) && ((Var *) node)->varlevelsup == columns->sublevels_up)
+		elog(ERROR, "a column is neither grouped nor aggregated");
+	if (IsA(node, Query))
+	{
+		Query *query;
+
+		columns->sublevels_up++;
+		query = query_tree_mutator((Query *) node, replace_by_columns, columns, 0);
+		columns->sublevels_up--;
+		return (Node *) query;
+	}
+	return expression_tree_mutator(node, replace_by_columns, columns);
+}
+
+/* FROM merged, with the companion's columns. */
+static Query *
+make_query_over_states(const KappaShape *shape)
+{
+	Query *query = makeNode(Query);
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	RangeTblRef *ref = makeNode(RangeTblRef);
+	List *names = NIL;
+	ListCell *lc;
+
+	foreach(lc, shape->key)
+	{
+		KappaOutput *output = list_nth(shape->outputs, lfirst_int(lc) - 1);
+
+		names = lappend(names, makeString(pstrdup(output->name)));
+	}
+	foreach(lc, shape->root->states)
+		names = lappend(names, makeString(pstrdup(((KappaState *) lfirst(lc))->name)));
+	names = lappend(names, makeString(KAPPA_COLUMN_STORED));
+
+	rte->rtekind = RTE_CTE;
+	rte->ctename = KAPPA_MERGED;
+	rte->eref = makeAlias(KAPPA_MERGED, names);
+	rte->inFromCl = true;
+	ref->rtindex = 1;
+	query->commandType = CMD_SELECT;
+	query->canSetTag = true;
+	query->rtable = list_make1(rte);
+	query->jointree = makeFromExpr(list_make1(ref), NULL);
+	return query;
+}
+
+static void
+add_column(Query *query, Expr *expression, const char *name)
+{
+	query->targetList = lappend(query->targetList,
+								makeTargetEntry(expression, list_length(query->targetList) + 1,
+												pstrdup(name), false));
+}
+
+static Node *
+negate(Node *condition)
+{
+	BooleanTest *test = makeNode(BooleanTest);
+
+	test->arg = (Expr *) condition;
+	test->booltesttype = IS_NOT_TRUE;
+	test->location = -1;
+	return (Node *) test;
+}
+
+Query *
+kappa_states_make_final(Query *definition, const KappaShape *shape, bool hidden)
+{
+	Query *original = kappa_query_resolve_aliases(definition);
+	Query *query = make_query_over_states(shape);
+	StateColumns columns = { shape };
+	AttrNumber stored = list_length(shape->key) + list_length(shape->root->states) + 1;
+	ListCell *lc;
+
+	foreach(lc, shape->key)
+		columns.keys = lappend(columns.keys,
+							   get_tle_by_resno(original->targetList, lfirst_int(lc))->expr);
+	foreach(lc, shape->outputs)
+	{
+		KappaOutput *output = lfirst(lc);
+		Node *expression = (Node *) get_tle_by_resno(original->targetList, output->resno)->expr;
+
+		if (!hidden || output->role == KAPPA_OUTPUT_KEY)
+			add_column(query, (Expr *) replace_by_columns(expression, &columns), output->name);
+	}
+	add_column(query, (Expr *) makeVar(1, stored, TIDOID, -1, InvalidOid, 0),
+			   KAPPA_COLUMN_STORED);
+	query->hasSubLinks = original->hasSubLinks;
+	query->jointree->quals = replace_by_columns(original->havingQual, &columns);
+	if (hidden)
+		query->jointree->quals = negate(query->jointree->quals);
+	return kappa_delta_guard_datetimes(query);
+}

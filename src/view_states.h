@@ -1,0 +1,27 @@
+/*-------------------------------------------------------------------------
+ *
+ * view_states.h
+ *	  Aggregates taken apart: into states, and into what is computed from them
+ *
+ * IDENTIFICATION
+ *	  src/view_states.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_VIEW_STATES_H
+#define KAPPA_VIEW_STATES_H
+
+#include "view_analyze.h"
+
+/* The definition with its key columns and the partial states in place of its outputs. */
+extern Query *kappa_states_make_partial(Query *definition, const KappaShape *shape);
+
+/*
+ * The definition's outputs, computed from KAPPA_MERGED, a relation that has the
+ * companion's columns and KAPPA_COLUMN_STORED, which is handed on.  hidden:
+ * instead, the keys of the groups that HAVING does not show.
+ */
+extern Query *kappa_states_make_final(Query *definition, const KappaShape *shape,
+									  bool hidden);
+
+#endif /* KAPPA_VIEW_STATES_H */
