@@ -75,6 +75,13 @@ set_defaults(KafkaClient *client)
 	/* How long a missing topic or partition may be one that is being made. */
 	set_conf(client, "topic.metadata.propagation.max.ms", "1000", false);
 
+	/*
+	 * How long a broker holds an empty answer back.  It says nothing sooner of
+	 * a commit marker at the end of the log either, so whoever waits for a
+	 * transaction to be applied would wait for librdkafka's half second.
+	 */
+	set_conf(client, "fetch.wait.max.ms", "100", false);
+
 	/* A flipped bit must not become a row. */
 	set_conf(client, "check.crcs", "true", false);
 }
