@@ -34,10 +34,12 @@
  * An answer that comes after its call has given up is lost, so a cluster that
  * is farther away than one slice would never be heard.  When half of the time
  * is over without an answer slices become longer, and remain so in this
- * process if that has helped.
+ * process if that has helped.  Not where little time was given in all: the
+ * planner, which can do without an answer, has half a second.
  */
-#define SLICE 100
+#define SLICE 80
 #define LONG_SLICE 500
+#define LONG_SLICE_DIVISOR 8
 
 /* Pause before a call that failed at once is repeated, in ms. */
 #define RETRY_PAUSE 50
@@ -57,7 +59,8 @@ typedef struct Question
 	KafkaTopic *topic;
 	const char *verb; /* for "could not <verb> topic ..." */
 	TimestampTz asked_at;
-	bool latch_was_set; /* the caller's wake-up, to be given again */
+	TimestampTz tried_at; /* the last try */
+	bool latch_was_set;   /* the caller's wake-up, to be given again */
 } Question;
 
 static bool slow_brokers = false; /* only LONG_SLICE has brought an answer */
@@ -85,20 +88,26 @@ static void
 finish(const Question *question)
 {
 	kappa_kafka_note_success(question->topic->client);
-	if (elapsed_ms(question) >= kappa_connect_timeout / 2)
+	if (TimestampDifferenceExceeds(question->tried_at, GetCurrentTimestamp(), SLICE))
 		slow_brokers = true;
 	if (question->latch_was_set)
 		SetLatch(MyLatch);
 }
 
-/* How long the next try may take. */
+/* How long a try that begins now may take. */
 static int
-next_slice(const Question *question)
+begin_try(Question *question)
 {
 	long left = kappa_connect_timeout - elapsed_ms(question);
-	bool patient = slow_brokers || left < kappa_connect_timeout / 2;
+	int slice = SLICE;
 
-	return (int) Max(Min(left, patient ? LONG_SLICE : SLICE), 1);
+	if (slow_brokers)
+		slice = LONG_SLICE;
+	else if (left < kappa_connect_timeout / 2)
+		slice = Max(SLICE, Min(LONG_SLICE, kappa_connect_timeout / LONG_SLICE_DIVISOR));
+
+	question->tried_at = GetCurrentTimestamp();
+	return (int) Max(Min(left, slice), 1);
 }
 
 /*
@@ -187,13 +196,13 @@ prepare_retry(Question *question, int err, int32 partition)
  * first partition without a leader (-1 if there is none).
  */
 static int
-try_metadata(const Question *question, int32 *npartitions, int32 *leaderless)
+try_metadata(Question *question, int32 *npartitions, int32 *leaderless)
 {
 	const struct rd_kafka_metadata *metadata;
 	int err;
 
 	err = rd_kafka_metadata(question->topic->client->rk, 0, question->topic->rkt,
-							&metadata, next_slice(question));
+							&metadata, begin_try(question));
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
 		return err;
 
@@ -241,7 +250,7 @@ kappa_kafka_partition_count(KafkaTopic *topic)
  * is known.
  */
 static int
-try_offsets(const Question *question, int32 n, int64 timestamp, int64 *offsets,
+try_offsets(Question *question, int32 n, int64 timestamp, int64 *offsets,
 			int32 *partition)
 {
 	KafkaTopic *topic = question->topic;
@@ -253,7 +262,7 @@ try_offsets(const Question *question, int32 n, int64 timestamp, int64 *offsets,
 	for (int i = 0; i < n; i++)
 		list->elems[i].offset = timestamp;
 
-	err = rd_kafka_offsets_for_times(topic->client->rk, list, next_slice(question));
+	err = rd_kafka_offsets_for_times(topic->client->rk, list, begin_try(question));
 	for (int i = 0; i < n && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
 	{
 		err = list->elems[i].err;
@@ -264,7 +273,7 @@ try_offsets(const Question *question, int32 n, int64 timestamp, int64 *offsets,
 	rd_kafka_topic_partition_list_destroy(list);
 
 	/* Without a leader librdkafka waits for one; find out who is meant. */
-	if (err == RD_KAFKA_RESP_ERR__TIMED_OUT && next_slice(question) == 1)
+	if (err == RD_KAFKA_RESP_ERR__TIMED_OUT && elapsed_ms(question) >= kappa_connect_timeout)
 	{
 		int32 npartitions;
 
@@ -384,7 +393,7 @@ kappa_kafka_read_one(KafkaTopic *topic, int32 partition,
 	kappa_kafka_start(probe, partition, offset);
 	while (verdict < 0)
 	{
-		if (kappa_kafka_fetch(probe, message, 1, 1, next_slice(&question)) == 0)
+		if (kappa_kafka_fetch(probe, message, 1, 1, begin_try(&question)) == 0)
 		{
 			check_partition(&question, partition);
 			continue;
