@@ -241,8 +241,9 @@ sub format_message
 		$m{timestamp} // '');
 	my $headers = $m{headers} // {};
 
-	push @fields, "$_=" . escape_field($headers->{$_})
-	  foreach sort keys %$headers;
+	$headers = [ map { [ $_, $headers->{$_} ] } sort keys %$headers ]
+	  if ref $headers eq 'HASH';
+	push @fields, "$_->[0]=" . escape_field($_->[1]) foreach @$headers;
 	return join("\t", @fields) . "\n";
 }
 
@@ -301,7 +302,7 @@ sub write_messages
 Sends messages and returns when all have arrived.  $messages is an array, or
 a function that returns one message per call and undef at the end.  A message
 is its value, or a hash of value, key, partition, timestamp (milliseconds) and
-headers; a value or key that is a reference is written as JSON, and one that
+headers (a hash, or an array of pairs where the order matters); a value or key that is a reference is written as JSON, and one that
 is undef is a tombstone or no key.  The same names as options are defaults.
 
 Further options: transaction => 'commit' or 'abort', transactional_id, rate

@@ -180,6 +180,60 @@ query(
 is(query('SELECT count(*), count(DISTINCT part), sum(n) FROM wide'),
 	'2000|200|1999000', 'two hundred partitions');
 
+# ---- Headers. ----
+
+create_topic('headers');
+produce(
+	'headers',
+	[
+		{ key => 1, value => { n => 1 } },
+		{ key => 2, value => { n => 2 }, headers => { trace => 'x', empty => '', none => undef } },
+		{
+			key => 1,
+			value => { n => 3 },
+			headers => [ [ b => 'first' ], [ a => "\"q\" \\ \n\t=" ], [ b => 'last' ], [ 'h r"' => "\xc3\xa9" ], [ b => undef ] ]
+		},
+		{ key => 3, value => { n => 4 } }
+	]);
+query(
+	q(CREATE FOREIGN TABLE headers (n int, h jsonb OPTIONS (metadata 'headers'), pos int8 OPTIONS (metadata 'offset'))
+	SERVER events OPTIONS (topic 'headers');
+	CREATE FOREIGN TABLE headers_as_json (n int, h json OPTIONS (metadata 'headers'))
+	SERVER events OPTIONS (topic 'headers');
+	CREATE FOREIGN TABLE headers_by_key (k int OPTIONS (key 'true', metadata 'key'), n int, h json OPTIONS (metadata 'headers'))
+	SERVER events OPTIONS (topic 'headers');
+	CREATE FOREIGN TABLE headers_as_text (h text OPTIONS (metadata 'headers'))
+	SERVER events OPTIONS (topic 'headers')));
+my $both = qq({"b": "first", "a": "\\"q\\" \\\\ \\n\\t=", "b": "last", "h r\\"": "\xc3\xa9", "b": null});
+is( query('SELECT n, h FROM headers ORDER BY n'),
+	qq(1|{}\n2|{"none": null, "empty": "", "trace": "x"}\n3|{"a": "\\"q\\" \\\\ \\n\\t=", "b": null, "h r\\"": "\xc3\xa9"}\n4|{}),
+	'headers as jsonb: null, empty, the last of one name');
+is( query('SELECT h FROM headers_as_json ORDER BY n'),
+	qq({}\n{"empty": "", "none": null, "trace": "x"}\n$both\n{}),
+	'as json: all, in their order');
+is( query('SELECT k, h FROM headers_by_key ORDER BY k'),
+	qq(1|$both\n2|{"empty": "", "none": null, "trace": "x"}\n3|{}),
+	'of the latest message of a key');
+fails_like($node, 'SELECT h FROM headers_as_text', qr/cannot hold the metadata "headers"/, 'a type that headers cannot have');
+query(q(SELECT kappa.create_view('header_log', 'SELECT n, h, h ->> ''trace'' AS trace FROM headers');
+	SELECT kappa.create_view('header_state', 'SELECT k, n, h FROM headers_by_key')));
+ok_view($node, 'header_log', name => 'a view of headers');
+ok_view($node, 'header_state', as_text => 1, name => 'and one over a changelog');
+produce('headers',
+	[ { key => 5, value => { n => 5 }, headers => { span => "\x01\xff" } }, { key => 6, value => { n => 6 }, headers => { span => "a\0b" } } ]);
+is(query('SELECT count(*), sum(n) FROM headers'), '6|21', 'bytes that are no text do not matter to who does not read them');
+fails_like(
+	$node,
+	'SELECT h FROM headers WHERE pos = 4',
+	qr/invalid byte sequence for encoding "UTF8": 0xff.*topic "headers", partition 0, offset 4, column "h"/s,
+	'a header that is not UTF-8');
+fails_like(
+	$node,
+	'SELECT h FROM headers WHERE pos = 5',
+	qr/invalid byte sequence for encoding "UTF8": 0x00.*offset 5, column "h"/s,
+	'a header with a zero byte');
+query('DROP TABLE header_log, header_state');
+
 # ---- Bad messages. ----
 
 create_topic('bad');
