@@ -24,6 +24,27 @@ SELECT view, kind, version, exact FROM kappa.views ORDER BY view::text;
 SELECT relname, relkind, relreplident FROM pg_class
 WHERE relnamespace = 'kappa_state'::regnamespace AND relkind IN ('r', 'v') ORDER BY relname;
 
+-- the row that is there from the start, made by a session with settings of its own
+CREATE SCHEMA tools;
+CREATE FUNCTION tools.label(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'tools ' || $1 $$;
+CREATE FUNCTION label(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'public ' || $1 $$;
+SET DateStyle = 'German, DMY'; SET TimeZone = 'Asia/Kolkata'; SET IntervalStyle = 'sql_standard';
+SET extra_float_digits = -14; SET bytea_output = 'escape'; SET quote_all_identifiers = on;
+SET search_path = tools, public;
+SELECT kappa.create_view('public.constants', $$
+  SELECT count(*) AS n, float8 '3.14159265358979' AS f, timestamptz '2026-02-03 04:05:06.789+00' AS t,
+         date '2026-02-03' AS d, interval '-1 mon +2 days -03:04:05' AS i, bytea '\x00ff5c' AS b,
+         label('x') AS l, public.label('x') AS p
+  FROM public.clicks $$);
+RESET DateStyle; RESET TimeZone; RESET IntervalStyle; RESET extra_float_digits; RESET bytea_output;
+RESET quote_all_identifiers; RESET search_path;
+SELECT f = float8 '3.14159265358979' AS f, t = timestamptz '2026-02-03 04:05:06.789+00' AS t,
+       d = date '2026-02-03' AS d, i = make_interval(months => -1, days => 2, secs => -11045) AS i, b = bytea '\x00ff5c' AS b, l, p
+FROM constants;
+SELECT kappa.drop_view('constants');
+DROP FUNCTION label(text);
+DROP SCHEMA tools CASCADE;
+
 -- names that need quotes
 CREATE SCHEMA "Some Schema";
 SELECT kappa.create_view('"Some Schema"."Vïew ""x"""', 'SELECT page AS "Päge ""q""", count(*) AS "Count" FROM clicks GROUP BY page');

@@ -194,6 +194,19 @@ kappa_definition_get_statements(Query *definition, const KappaShape *shape,
 	return statements;
 }
 
+/* Runs at once, so its names are written for the search_path of now. */
+char *
+kappa_definition_get_birth(Query *definition, const KappaShape *shape,
+						   const KappaVersion *version)
+{
+	int level = enter_deparse(GetConfigOption("search_path", false, false));
+	char *statement = kappa_plan_birth(definition, shape, version->target,
+									   version->companion);
+
+	AtEOXact_GUC(true, level);
+	return statement;
+}
+
 /* ---- making definitions ---- */
 
 /* Errors in the text of a query point into it, not into the calling statement. */

@@ -63,6 +63,13 @@ extern KappaStatements *kappa_definition_get_statements(Query *definition,
 														const KappaVersion *version,
 														bool pretty);
 
+/*
+ * The statement that makes the rows which are there before any message, for
+ * this session to run; NULL if there are none.
+ */
+extern char *kappa_definition_get_birth(Query *definition, const KappaShape *shape,
+										const KappaVersion *version);
+
 /* The settings of this session that a version's meaning depends on: a text[] of name=value. */
 extern Datum kappa_definition_pin_settings(void);
 

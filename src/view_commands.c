@@ -229,8 +229,8 @@ static void
 insert_birth_rows(const KappaVersion *version)
 {
 	Query *query = kappa_definition_get_query(version->definition);
-	char *birth = kappa_plan_birth(query, kappa_analyze_query(query, NULL, false),
-								   version->target, version->companion);
+	char *birth = kappa_definition_get_birth(query, kappa_analyze_query(query, NULL, false),
+											 version);
 
 	if (birth == NULL)
 		return;
