@@ -231,6 +231,10 @@ RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'kappa_sql_run_status' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION kappa.run_status() IS 'kappa: what the processes of this database say of the views that should run; times in milliseconds';
 
+CREATE FUNCTION kappa.waiting_reason() RETURNS text
+AS 'MODULE_PATHNAME', 'kappa_sql_waiting_reason' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.waiting_reason() IS 'kappa: why a view that should run is not among those of kappa.run_status()';
+
 CREATE FUNCTION kappa.log_status(
     view oid, version integer,
     OUT part integer, OUT end_offset bigint, OUT last_message_at timestamptz)
@@ -251,7 +255,7 @@ SELECT v.view,
        CASE WHEN (v.system_identifier, v.database) <> (s.system_identifier, d.oid) THEN 'restored'
             WHEN v.state <> 'running' THEN v.reason
             WHEN pg_catalog.pg_is_in_recovery() THEN 'the server is a standby'
-            WHEN r.view IS NULL THEN 'waiting for the supervisor of this database; if that lasts, max_worker_processes may be too small'
+            WHEN r.view IS NULL THEN kappa.waiting_reason()
             ELSE r.reason
        END AS reason,
        r.sqlstate,

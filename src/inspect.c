@@ -47,6 +47,7 @@
 #define MAX_TIMEOUT_MS (INT64CONST(10) * 366 * 24 * 3600 * 1000)
 
 PG_FUNCTION_INFO_V1(kappa_sql_run_status);
+PG_FUNCTION_INFO_V1(kappa_sql_waiting_reason);
 PG_FUNCTION_INFO_V1(kappa_sql_log_status);
 PG_FUNCTION_INFO_V1(kappa_sql_wait_for);
 
@@ -116,6 +117,19 @@ kappa_sql_run_status(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 		put_status((ReturnSetInfo *) fcinfo->resultinfo, &statuses[i]);
 	return (Datum) 0;
+}
+
+/* kappa.waiting_reason() -> text */
+Datum
+kappa_sql_waiting_reason(PG_FUNCTION_ARGS)
+{
+	const char *reason = "waiting for the supervisor of this database; if that lasts, max_worker_processes may be too small";
+
+	if (!kappa_shmem_available())
+		reason = "kappa is not in shared_preload_libraries";
+	else if (!kappa_shmem_has_view_slot())
+		reason = "waiting for a slot for views; kappa.max_views is too small";
+	PG_RETURN_TEXT_P(cstring_to_text(reason));
 }
 
 /* Kafka's timestamps count milliseconds since 1970. */

@@ -91,6 +91,9 @@ extern bool kappa_shmem_get_view(Oid view, int32 version, KappaViewStatus *statu
 /* Copy of all view slots of this database; palloc'd. */
 extern int kappa_shmem_get_views(KappaViewStatus **statuses);
 
+/* Whether one more view could run (kappa.max_views). */
+extern bool kappa_shmem_has_view_slot(void);
+
 /*
  * What the view's worker knows about the log; NULL if it has no worker that
  * has asked.  palloc'd.
@@ -231,7 +234,9 @@ extern int kappa_shmem_get_workers(KappaWorkerStatus **statuses);
 
 /* View slots of this database; for supervisor and worker. */
 extern int kappa_shmem_get_places(KappaViewPlace **places);
-extern int kappa_shmem_view_add(Oid view, int32 version); /* -1: no room */
+
+/* -1: no room; the supervisor is told to reload when there is some again. */
+extern int kappa_shmem_view_add(Oid view, int32 version);
 
 /* False if a worker must give it up first; call again then. */
 extern bool kappa_shmem_view_remove(int slot);

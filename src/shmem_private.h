@@ -96,7 +96,8 @@ typedef struct KappaShared
 	Latch *launcher; /* NULL while there is none */
 	Oid woken[MAX_WOKEN];
 	int nwoken;
-	bool woken_all; /* more than fit */
+	bool woken_all;         /* more than fit */
+	bool view_slot_missing; /* a supervisor has found none since one was freed */
 	KappaEviction evictions[MAX_EVICTIONS];
 	ConditionVariable changed; /* see kappa_shmem_change_prepare() */
 } KappaShared;

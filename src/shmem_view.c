@@ -68,6 +68,21 @@ kappa_shmem_init_views(void)
 		init_counters(&kappa_shmem.views[i].counters);
 }
 
+/*
+ * Whoever has found no slot for a view shall look again, in all databases: the
+ * slots are the server's.
+ */
+static void
+offer_view_slot(void)
+{
+	if (!kappa_shmem.common->view_slot_missing)
+		return;
+	kappa_shmem.common->view_slot_missing = false;
+	for (int i = 0; i < max_worker_processes; i++)
+		if (OidIsValid(kappa_shmem.supervisors[i].dbid))
+			kappa_shmem_tell_supervisor(kappa_shmem.supervisors[i].dbid, true);
+}
+
 /* The caller holds the lock, and is attached to the area; nobody owns the view. */
 static void
 free_view_slot(KappaViewSlot *slot)
@@ -77,6 +92,7 @@ free_view_slot(KappaViewSlot *slot)
 	slot->log = InvalidDsaPointer;
 	slot->npartitions = 0;
 	slot->dbid = InvalidOid;
+	offer_view_slot();
 }
 
 void
@@ -235,6 +251,20 @@ kappa_shmem_view_add(Oid view, int32 version)
 			result = i;
 	if (result >= 0)
 		init_view_slot(&kappa_shmem.views[result], view, version);
+	else
+		kappa_shmem.common->view_slot_missing = true;
+	LWLockRelease(kappa_shmem.lock);
+	return result;
+}
+
+bool
+kappa_shmem_has_view_slot(void)
+{
+	bool result = false;
+
+	LWLockAcquire(kappa_shmem.lock, LW_SHARED);
+	for (int i = 0; i < kappa_max_views && !result; i++)
+		result = !OidIsValid(kappa_shmem.views[i].dbid);
 	LWLockRelease(kappa_shmem.lock);
 	return result;
 }

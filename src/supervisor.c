@@ -185,13 +185,19 @@ get_slot(const KappaViewPlace *places, int n, KappaVersion *version)
 
 	if (slot < 0)
 		slot = kappa_shmem_view_add(version->view, version->version);
-	if (slot < 0 && !views_missing_slot)
+	return slot;
+}
+
+/* kappa.views tells by itself (kappa_sql_waiting_reason); say it once in the log. */
+static void
+note_missing_slots(bool missing)
+{
+	if (missing && !views_missing_slot)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("out of slots for views"),
 				 errhint("You might need to increase kappa.max_views.")));
-	views_missing_slot = slot < 0;
-	return slot;
+	views_missing_slot = missing;
 }
 
 /*
@@ -204,6 +210,7 @@ load_runnable(void)
 	List *versions = NIL;
 	ListCell *lc;
 	bool installed;
+	bool missing = false;
 	int n;
 
 	MemoryContextReset(RunnableContext);
@@ -229,10 +236,14 @@ load_runnable(void)
 		view->version = version->version;
 		view->slot = get_slot(places, n, version);
 		if (view->slot < 0)
+		{
+			missing = true;
 			continue;
+		}
 		find_group_or_fail(view, version);
 		runnable = lappend(runnable, view);
 	}
+	note_missing_slots(missing);
 	return true;
 }
 

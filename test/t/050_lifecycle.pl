@@ -461,6 +461,31 @@ ok_view($narrow, 'pages', dbname => 'other', name => 'and starts when there is o
 ok(wait_for($narrow, 'SELECT state FROM kappa.views', 'running', 30, dbname => 'other'), 'and runs');
 $narrow->stop('smart');
 
+# ---- No free slot for a view, in one database or another. ----
+
+my $crowded = new_node(name => 'crowded', conf => 'kappa.max_views = 10');
+$crowded->safe_psql('postgres', $clicks);
+$crowded->safe_psql('postgres', "SELECT kappa.create_view('pages_' || i, '$pages') FROM generate_series(1, 12) i");
+my $slots = q(SELECT state, reason, count(*) FROM kappa.views GROUP BY 1, 2 ORDER BY 1);
+my $no_slot = 'retrying|waiting for a slot for views; kappa.max_views is too small';
+ok(wait_for($crowded, $slots, "$no_slot|2\nrunning||10"),
+	'views without a slot say so');
+$crowded->safe_psql('postgres', 'CREATE DATABASE other');
+$crowded->safe_psql('other', qq(CREATE EXTENSION kappa;
+CREATE SERVER events FOREIGN DATA WRAPPER kappa OPTIONS (bootstrap_servers '$brokers');
+$clicks;
+SELECT kappa.create_view('pages', '$pages')));
+ok(wait_for($crowded, $slots, "$no_slot|1", 30, dbname => 'other'), 'in another database, too');
+$crowded->safe_psql('postgres', q(SELECT kappa.drop_view('pages_1'); SELECT kappa.drop_view('pages_2')));
+$crowded->safe_psql('postgres', q(SELECT kappa.pause_view('pages_3')));
+ok_view($crowded, 'pages', dbname => 'other', name => 'and starts when there is one');
+ok_view($crowded, "pages_$_", name => "so does pages_$_") foreach 11, 12;
+ok(wait_for($crowded, q(SELECT count(*) FROM kappa.views WHERE state = 'running'), 9), 'all of them run');
+$crowded->safe_psql('postgres', q(SELECT kappa.resume_view('pages_3')));
+ok(wait_for($crowded, q(SELECT state, reason FROM kappa.views WHERE view = 'pages_3'::regclass), $no_slot),
+	'who was paused has to wait');
+$crowded->stop('fast');
+
 # ---- Prompt shutdown, whatever the brokers do. ----
 
 kill 'STOP', $mock->{pid};
