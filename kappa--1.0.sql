@@ -100,7 +100,7 @@ CREATE TABLE kappa.gap (
     made_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     made_by text NOT NULL DEFAULT session_user
 );
-COMMENT ON TABLE kappa.gap IS 'offsets that kappa.seek_view() passed over: from_offset up to but not including to_offset';
+COMMENT ON TABLE kappa.gap IS 'offsets that kappa.seek_view() passed over, from_offset up to but not including to_offset; a rebuild reads them, and removes them';
 
 CREATE TABLE kappa.event (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -323,7 +323,7 @@ COMMENT ON VIEW kappa.stat_views IS 'counters of each view since the server star
 
 CREATE VIEW kappa.events AS
 SELECT id, at, view, view_name, event, version, sqlstate, detail FROM kappa.event;
-COMMENT ON VIEW kappa.events IS 'what happened to views: created, paused, resumed, failed, recovered, stopped, sought, switched, dropped';
+COMMENT ON VIEW kappa.events IS 'what happened to views: created, paused, resumed, failed, recovered, restarted, stopped, sought, switched, healed, dropped';
 
 GRANT SELECT ON kappa.views, kappa.offsets, kappa.stat_views, kappa.events TO PUBLIC;
 

@@ -336,7 +336,8 @@ kappa_apply_set_log(KappaApplier *applier, int n, const int64 *begin, const int6
 	{
 		bool known = p < applier->npartitions && applier->next_offset[p] >= 0;
 
-		start[p] = known ? applier->start_offset[p] : begin[p];
+		/* Sought before it was read: it still begins where the log did. */
+		start[p] = known && applier->start_offset[p] >= 0 ? applier->start_offset[p] : begin[p];
 		next[p] = known ? applier->next_offset[p] : begin[p];
 	}
 	pfree(applier->start_offset);

@@ -275,6 +275,31 @@ delete_version_rows(Oid view, int32 version)
 	return deleted;
 }
 
+/*
+ * What kappa.seek_view() passed over the new version has read: say so, before
+ * the gaps go with the version that has them.
+ */
+static void
+note_healed_gaps(Oid view, int32 from, int32 to)
+{
+	KappaCatalogScope scope;
+	Oid types[] = { OIDOID, INT4OID, INT4OID };
+	Datum values[] = { ObjectIdGetDatum(view), Int32GetDatum(from), Int32GetDatum(to) };
+
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args("INSERT INTO kappa.event (view, view_name, event, version, detail)"
+							  " SELECT g.view, format('%I.%I', nspname, relname), 'healed', p.version,"
+							  " format('partition %s: offset %s to %s', g.part,"
+							  " greatest(g.from_offset, p.start_offset[g.part + 1]), g.to_offset)"
+							  " FROM kappa.gap g JOIN kappa.position p USING (view, topic)"
+							  " JOIN pg_class c ON c.oid = g.view JOIN pg_namespace n ON n.oid = relnamespace"
+							  " WHERE g.view = $1 AND g.version = $2 AND p.version = $3"
+							  " AND g.to_offset > p.start_offset[g.part + 1] ORDER BY g.id",
+							  3, types, values, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not record healed gaps");
+	kappa_catalog_leave(&scope);
+}
+
 /* A view that had been stopped runs again. */
 static void
 set_live_version(Oid view, int32 version)
@@ -343,6 +368,7 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 		return KAPPA_SWITCH_CHANGED;
 
 	set_live_version(view->view, to->version);
+	note_healed_gaps(view->view, from->version, to->version);
 	(void) delete_version_rows(view->view, from->version);
 	drop_relation(from->definition, DROP_RESTRICT);
 	drop_relation(from->companion, DROP_RESTRICT);

@@ -386,10 +386,38 @@ kappa_sql_resume_view(PG_FUNCTION_ARGS)
 
 /* ---- seeking ---- */
 
-static void
-store_seek(const KappaView *view, const KappaPosition *position, int32 part, int64 target)
+/*
+ * The number of partitions of a view that has not read any yet: as many as its
+ * topic has, and not just the one that is sought, or the others would look as
+ * if they had been added since.
+ */
+static int
+count_partitions(const KappaView *view, const KappaPosition *position)
 {
-	int n = Max(position->npartitions, part + 1);
+	KappaVersion *version;
+	KappaTable *table;
+	KafkaClient *client;
+	int n;
+
+	if (position->npartitions > 0)
+		return position->npartitions;
+	version = kappa_catalog_get_version(view->view, view->version);
+	if (version == NULL || !OidIsValid(version->source))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("definition of view \"%s\" was dropped", get_rel_name(view->view))));
+	table = kappa_options_get_table(version->source);
+	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, view->owner), false);
+	n = kappa_kafka_partition_count(kappa_kafka_topic(client, table->topic));
+	kappa_kafka_close(client);
+	return n;
+}
+
+/* The beginning of the view stays what it was, so that a rebuild heals the gap. */
+static void
+store_seek(const KappaView *view, const KappaPosition *position, int n, int32 part,
+		   int64 target)
+{
 	int64 *start = palloc(n * sizeof(int64));
 	int64 *next = palloc(n * sizeof(int64));
 	KappaCatalogScope scope;
@@ -403,8 +431,6 @@ store_seek(const KappaView *view, const KappaPosition *position, int32 part, int
 	}
 	values[4] = Int64GetDatum(Max(next[part], 0));
 	next[part] = target;
-	if (start[part] < 0)
-		start[part] = target;
 	kappa_catalog_store_position(view->view, view->version, position->topic, n, start,
 								 position->next_offset, position->npartitions, next);
 
@@ -430,6 +456,7 @@ kappa_sql_seek_view(PG_FUNCTION_ARGS)
 	int64 target = PG_GETARG_INT64(3);
 	KappaPosition *position = kappa_catalog_get_position(view->view, view->version);
 	int64 present;
+	int n;
 
 	if (strcmp(topic, position->topic) != 0)
 		ereport(ERROR,
@@ -437,12 +464,12 @@ kappa_sql_seek_view(PG_FUNCTION_ARGS)
 				 errmsg("view \"%s\" does not read topic \"%s\"",
 						get_rel_name(view->view), topic),
 				 errdetail("It reads topic \"%s\".", position->topic)));
-	if (part < 0 || (position->npartitions > 0 && part >= position->npartitions) ||
-		part > KAPPA_TID_MAX_PARTITION)
+	n = count_partitions(view, position);
+	if (part < 0 || part >= n)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("view \"%s\" does not read partition %d", get_rel_name(view->view), part),
-				 errdetail("Its topic has partitions 0 to %d.", position->npartitions - 1)));
+				 errdetail("Its topic has partitions 0 to %d.", n - 1)));
 	present = part < position->npartitions ? position->next_offset[part] : -1;
 	if (target <= present || target < 0)
 		ereport(ERROR,
@@ -451,10 +478,10 @@ kappa_sql_seek_view(PG_FUNCTION_ARGS)
 				 errdetail("The next offset of partition %d is " INT64_FORMAT ".", part, present),
 				 errhint("To read messages again, rebuild the view with kappa.rebuild().")));
 
-	store_seek(view, position, part, target);
+	store_seek(view, position, n, part, target);
 	kappa_catalog_add_event(view->view, "sought", 0, NULL,
 							psprintf("partition %d: offset " INT64_FORMAT " to " INT64_FORMAT,
-									 part, present, target));
+									 part, Max(present, 0), target));
 	kappa_shmem_wake_at_commit();
 	PG_RETURN_VOID();
 }

@@ -99,6 +99,46 @@ fails_like($node, "SELECT kappa.rebuild('per_shop')",
 	qr/is paused/, 'a paused view is not rebuilt');
 run("SELECT kappa.resume_view('per_shop')");
 
+# ---- Messages that were passed over. ----
+
+create_topic('flawed', partitions => 2);
+produce('flawed', [ map { { key => $_, partition => 0, value => { n => $_ } } } 1 .. 10 ]);
+run(q(
+CREATE FUNCTION sound(bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS
+	$$ BEGIN IF $1 IN (3, 8) THEN RAISE 'unsound %', $1; END IF; RETURN $1; END $$;
+CREATE FOREIGN TABLE flawed (n bigint) SERVER events OPTIONS (topic 'flawed');
+CREATE FOREIGN TABLE flawed_state (k int OPTIONS (key 'true', metadata 'key'), n bigint)
+	SERVER events OPTIONS (topic 'flawed');
+SELECT kappa.create_view('flawed_log', 'SELECT sound(n) AS n FROM flawed');
+SELECT kappa.create_view('flawed_rows', 'SELECT k, sound(n) AS n FROM flawed_state')));
+foreach my $view (qw(flawed_log flawed_rows))
+{
+	my $reason = "SELECT reason ~ '%s' FROM kappa.views WHERE view = '$view'::regclass";
+
+	ok(wait_for($node, sprintf($reason, 'unsound 3')), "$view is held up before it has read anything");
+	fails_like($node, "SELECT kappa.seek_view('$view', 'flawed', 2, 1)",
+		qr/does not read partition 2.*partitions 0 to 1/s, 'a partition that is not there is not sought');
+	run("SELECT kappa.seek_view('$view', 'flawed', 0, 3)");
+	ok(wait_for($node, sprintf($reason, 'unsound 8')), 'and once more');
+	run("SELECT kappa.seek_view('$view', 'flawed', 0, 8)");
+	is(run("SELECT kappa.wait_for('$view', '30 s')"), 't', 'seek_view passes over it');
+	is(run("SELECT array_agg(n ORDER BY n) FROM $view"), '{9,10}', 'without what lies before');
+	is(run("SELECT string_agg(coalesce(start_offset::text, '-') || ' ' || next_offset, ', ' ORDER BY part) FROM kappa.offsets WHERE view = '$view'::regclass"),
+		'0 10, 0 0', 'the view begins where the log does');
+}
+run(q(CREATE OR REPLACE FUNCTION sound(bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT $1'));
+foreach my $view (qw(flawed_log flawed_rows))
+{
+	run("SELECT kappa.rebuild('$view')");
+	done($view, "a rebuild of $view");
+	is(run("SELECT count(*) FROM $view"), 10, 'brings what was passed over');
+	is(run("SELECT string_agg(event || ' ' || version || ': ' || detail, ', ' ORDER BY id) FROM kappa.events WHERE view = '$view'::regclass AND event IN ('sought', 'healed')"),
+		'sought 1: partition 0: offset 0 to 3, sought 1: partition 0: offset 3 to 8, healed 2: partition 0: offset 0 to 3, healed 2: partition 0: offset 3 to 8',
+		'and says so');
+	run("SELECT kappa.drop_view('$view')");
+}
+is(run('SELECT count(*) FROM kappa.gap'), 0, 'no gap is left');
+
 # ---- Cancelled. ----
 
 is(run("SET ROLE app; SELECT kappa.rebuild('per_shop', switch => 'manual')"),
