@@ -56,6 +56,7 @@ ALTER SERVER s OPTIONS (ADD auto_offset_reset 'earliest');
 ALTER SERVER s OPTIONS (ADD isolation_level 'read_uncommitted');
 ALTER SERVER s OPTIONS (ADD enable_partition_eof 'false');
 ALTER SERVER s OPTIONS (ADD queued_min_messages '1');
+ALTER SERVER s OPTIONS (ADD fetch_max_bytes '1000000');
 ALTER SERVER s OPTIONS (ADD metadata_broker_list 'x');
 ALTER SERVER s OPTIONS (ADD debug 'all');
 ALTER SERVER s OPTIONS (ADD acks 'all');
