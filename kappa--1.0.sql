@@ -101,6 +101,7 @@ CREATE TABLE kappa.gap (
     made_by text NOT NULL DEFAULT session_user
 );
 COMMENT ON TABLE kappa.gap IS 'offsets that kappa.seek_view() passed over, from_offset up to but not including to_offset; a rebuild reads them, and removes them';
+COMMENT ON SEQUENCE kappa.gap_id_seq IS 'numbers of gaps';
 
 CREATE TABLE kappa.event (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -113,6 +114,7 @@ CREATE TABLE kappa.event (
     detail text
 );
 COMMENT ON TABLE kappa.event IS 'what happened to views';
+COMMENT ON SEQUENCE kappa.event_id_seq IS 'numbers of events';
 CREATE INDEX ON kappa.event (view);
 
 CREATE TABLE kappa.rebuild_run (

@@ -55,6 +55,17 @@ foreach my $n (1 .. 7)
 note("waited @waited ms for a transaction");
 cmp_ok((sort { $a <=> $b } @waited)[3], '<', 300, 'wait_for does not take long behind a transaction');
 
+# What PostgreSQL refuses where a view's triggers fire.
+sql(q(CREATE FUNCTION ignore() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+	CREATE CONSTRAINT TRIGGER deferred AFTER UPDATE ON tx_sum DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION ignore()));
+produce('tx', [ { value => { n => 1 } } ]);
+state_becomes('tx_sum', 'retrying', 'a deferred trigger holds its view up');
+like(sql(q(SELECT sqlstate || ': ' || reason FROM kappa.views WHERE view = 'tx_sum'::regclass)),
+	qr/^42501: cannot fire deferred trigger within security-restricted operation/, 'with the reason');
+sql('DROP TRIGGER deferred ON tx_sum');
+ok_view($node, 'tx_sum', name => 'and goes on without it');
+
 # A topic that has nothing but aborted messages, and an empty one.
 create_topic('nothing', partitions => 3);
 create_topic('void', partitions => 3);
