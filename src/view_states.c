@@ -245,7 +245,6 @@ make_query_over_states(const KappaShape *shape)
 	}
 	foreach(lc, shape->root->states)
 		names = lappend(names, makeString(pstrdup(((KappaState *) lfirst(lc))->name)));
-	names = lappend(names, makeString(KAPPA_COLUMN_STORED));
 
 	rte->rtekind = RTE_CTE;
 	rte->ctename = KAPPA_MERGED;
@@ -284,7 +283,6 @@ kappa_states_make_final(Query *definition, const KappaShape *shape, bool hidden)
 	Query *original = kappa_query_resolve_aliases(definition);
 	Query *query = make_query_over_states(shape);
 	StateColumns columns = { shape };
-	AttrNumber stored = list_length(shape->key) + list_length(shape->root->states) + 1;
 	ListCell *lc;
 
 	foreach(lc, shape->key)
@@ -298,8 +296,6 @@ kappa_states_make_final(Query *definition, const KappaShape *shape, bool hidden)
 		if (!hidden || output->role == KAPPA_OUTPUT_KEY)
 			add_column(query, (Expr *) replace_by_columns(expression, &columns), output->name);
 	}
-	add_column(query, (Expr *) makeVar(1, stored, TIDOID, -1, InvalidOid, 0),
-			   KAPPA_COLUMN_STORED);
 	query->hasSubLinks = original->hasSubLinks;
 	query->jointree->quals = replace_by_columns(original->havingQual, &columns);
 	if (hidden)

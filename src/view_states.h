@@ -18,8 +18,8 @@ extern Query *kappa_states_make_partial(Query *definition, const KappaShape *sha
 
 /*
  * The definition's outputs, computed from KAPPA_MERGED, a relation that has the
- * companion's columns and KAPPA_COLUMN_STORED, which is handed on.  hidden:
- * instead, the keys of the groups that HAVING does not show.
+ * companion's columns.  hidden: instead, the keys of the groups that HAVING does
+ * not show.
  */
 extern Query *kappa_states_make_final(Query *definition, const KappaShape *shape,
 									  bool hidden);
