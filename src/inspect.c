@@ -40,6 +40,7 @@
 #include "kafka_client.h"
 #include "kappa.h"
 #include "shmem.h"
+#include "view_commands.h"
 
 /* Between two looks at a position that is replicated to this server. */
 #define STANDBY_INTERVAL_MS 20
@@ -53,16 +54,18 @@ PG_FUNCTION_INFO_V1(kappa_sql_wait_for);
 
 /* ---- states and counters ---- */
 
+/* A view that waits for its turn is behind; one that was put off has failed. */
 static const char *
-describe_state(KappaRunState state)
+describe_state(const KappaViewStatus *status)
 {
-	switch (state)
+	switch (status->state)
 	{
 		case KAPPA_RUN_CATCHING_UP:
 			return "catching up";
 		case KAPPA_RUN_RUNNING:
 			return "running";
 		case KAPPA_RUN_WAITING:
+			return status->retry_at == 0 ? "catching up" : "retrying";
 		case KAPPA_RUN_RETRYING:
 			break;
 	}
@@ -78,7 +81,7 @@ put_status(ReturnSetInfo *rsinfo, const KappaViewStatus *status)
 
 	values[i++] = ObjectIdGetDatum(status->view);
 	values[i++] = Int32GetDatum(status->version);
-	values[i++] = CStringGetTextDatum(describe_state(status->state));
+	values[i++] = CStringGetTextDatum(describe_state(status));
 	nulls[i] = status->reason[0] == '\0';
 	values[i++] = CStringGetTextDatum(status->reason);
 	values[i++] = TimestampTzGetDatum(status->since);
@@ -333,11 +336,7 @@ kappa_sql_wait_for(PG_FUNCTION_ARGS)
 	view = get_view_to_wait_for(relid);
 	if (RecoveryInProgress())
 		PG_RETURN_BOOL(wait_on_standby(fcinfo, view, timeout_ms));
-	if (!kappa_shmem_available())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("kappa is not loaded by the server"),
-				 errhint("Add kappa to shared_preload_libraries and restart the server.")));
+	kappa_view_require_preload();
 	kappa_inspect_release_snapshot(fcinfo);
 	PG_RETURN_BOOL(kappa_shmem_wait_applied(relid, timeout_ms));
 }

@@ -36,6 +36,17 @@ int kappa_retry_max_delay;
 
 extern PGDLLEXPORT void _PG_init(void);
 
+/* The size of shared memory, which only the postmaster may define. */
+static void
+define_shared_settings(void)
+{
+	DefineCustomIntVariable("kappa.max_views",
+							"Sets the maximum number of running views and rebuilds of the server.",
+							NULL,
+							&kappa_max_views, 1000, 10, 100000,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+}
+
 static void
 define_process_settings(void)
 {
@@ -44,11 +55,6 @@ define_process_settings(void)
 							"One of them is kept for views that are behind, if there are at least two.",
 							&kappa_max_workers, 4, 1, 256,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("kappa.max_views",
-							"Sets the maximum number of running views and rebuilds of the server.",
-							NULL,
-							&kappa_max_views, 1000, 10, 100000,
-							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("kappa.retry_max_delay",
 							"Sets the longest time to wait before a failing view is tried again.",
 							"The delay starts at one second and doubles.",
@@ -102,6 +108,8 @@ _PG_init(void)
 	define_process_settings();
 	define_batch_settings();
 	define_kafka_settings();
+	if (process_shared_preload_libraries_in_progress)
+		define_shared_settings();
 	MarkGUCPrefixReserved("kappa");
 
 	/* Without preload only foreign tables work; create_view says so. */

@@ -446,6 +446,7 @@ kappa_sql_wait_for_rebuild(PG_FUNCTION_ARGS)
 	LOCKTAG tag;
 	bool done;
 
+	kappa_view_require_preload();
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),

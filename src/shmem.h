@@ -31,7 +31,7 @@
 /* How a view that should run is doing. */
 typedef enum KappaRunState
 {
-	KAPPA_RUN_WAITING,     /* no worker yet: see reason; shown as "retrying" */
+	KAPPA_RUN_WAITING,     /* no worker yet: see reason, and retry_at if put off */
 	KAPPA_RUN_CATCHING_UP, /* behind the end of the log */
 	KAPPA_RUN_RUNNING,     /* at the end of the log */
 	KAPPA_RUN_RETRYING,    /* something fails: see reason */

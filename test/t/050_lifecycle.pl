@@ -501,5 +501,19 @@ diag(sprintf 'stopped in %.2f s', $took);
 cmp_ok($took, '<', 2, 'the server stops at once, with brokers that refuse and brokers that are silent');
 kill 'CONT', $mock->{pid};
 
+# ---- A server that does not preload kappa: topics can be read, views stand still. ----
+
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
+$node->start;
+cmp_ok(sql('SELECT count(*) FROM clicks'), '>', 0, 'a topic is read without preload');
+is(sql(q(SELECT state FROM kappa.views WHERE view = 'pages'::regclass)), 'retrying', 'a view waits');
+foreach my $call ("create_view('v', 'SELECT n FROM clicks')", "wait_for('pages')", "resume_view('pages')",
+	"rebuild('pages')", "wait_for_rebuild('pages')")
+{
+	fails_like($node, "SELECT kappa.$call", qr/kappa is not loaded by the server/, "$call says what is missing");
+}
+fails_like($node, 'TRUNCATE pages', qr/cannot change view "pages"/, 'the view is guarded still');
+$node->stop('fast');
+
 $standby->stop('fast');
 done_testing();
