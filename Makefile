@@ -98,8 +98,11 @@ ISOLATION =
 ISOLATION_OPTS = --encoding=UTF8 --inputdir=test/isolation --temp-instance=./tmp_check_iso \
 	--temp-config=test/kappa.conf
 
+# TAP tests run when there is a Kafka; test/run brings one.
+ifneq ($(KAPPA_TEST_BROKERS)$(KAPPA_TEST_KAFKA_LIB),)
 TAP_TESTS = 1
 PROVE_TESTS ?= test/t/*.pl
+endif
 
 WARNINGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
 	-Wno-missing-field-initializers $(if $(WERROR),-Werror)
@@ -127,7 +130,12 @@ PROVE_FLAGS += -I $(CURDIR)/test
 # PGXS knows no dependencies on headers; the tree is small enough for this.
 $(OBJS): $(wildcard src/*.h) Makefile kappa.control
 
-installcheck: test-programs
+installcheck: not-as-root test-programs
+
+# Better said here than in the log of initdb.
+not-as-root:
+	@[ "$$(id -u)" != 0 ] || { echo "make installcheck starts a server," \
+		"which root may not: run it as another user, or use test/run" >&2; exit 1; }
 
 # Programs of the tests, the demo and the benchmark: a client of Kafka, a mock
 # broker, a shop, and what makes and measures load.
@@ -153,4 +161,4 @@ lint:
 format:
 	clang-format-14 -i src/*.[ch] src/*.cpp test/broker/*.c demo/*.c bench/*.c
 
-.PHONY: test-programs demo-programs bench-programs lint format
+.PHONY: not-as-root test-programs demo-programs bench-programs lint format
