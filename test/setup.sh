@@ -28,28 +28,32 @@ find_pg_config() {
 }
 
 # Install the Debian packages that are missing.
+apt_updated=''
 need_packages() {
-	local missing=() package
+	local missing=() package root=() log
 	for package in "$@"; do
 		dpkg-query -W -f '${Status}' "$package" 2>/dev/null |
 			grep -q 'ok installed' || missing+=("$package")
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
+	command -v apt-get >/dev/null ||
+		die "needs what Debian has in these packages: ${missing[*]}"
+	if [ "$(id -u)" != 0 ]; then
+		command -v sudo >/dev/null ||
+			die "needs sudo, or root, to install packages: ${missing[*]}"
+		root=(sudo)
+	fi
 	say "installing packages: ${missing[*]}"
-	local root=()
-	[ "$(id -u)" = 0 ] || root=(sudo)
 	local apt=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get
 		-q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3
 		-o Dpkg::Use-Pty=0)
-	local log
-	log=$(mktemp)
-	{ "${apt[@]}" update && "${apt[@]}" install --no-install-recommends \
-		"${missing[@]}"; } >"$log" 2>&1 </dev/null || {
-		tail -30 "$log" >&2
-		rm -f "$log"
+	log=$({ [ -n "$apt_updated" ] || "${apt[@]}" update; } 2>&1 </dev/null &&
+		"${apt[@]}" install --no-install-recommends "${missing[@]}" \
+			2>&1 </dev/null) || {
+		tail -30 <<<"$log" >&2
 		die 'could not install the packages'
 	}
-	rm -f "$log"
+	apt_updated=yes
 }
 
 need_build_packages() {
@@ -73,21 +77,24 @@ need_kafka() {
 	(
 		flock 9
 		[ ! -e "$jars/.complete" ] || exit 0
-		rm -rf "$jars"
 		for attempt in 1 2 3; do
-			timeout 300 mvn -q -B -Dstyle.color=never -f "$top/test/broker/pom.xml" \
+			rm -rf "$jars"
+			log=$(MAVEN_OPTS=-XX:-UsePerfData timeout 300 mvn -q -B -f "$top/test/broker/pom.xml" \
 				dependency:copy-dependencies -DincludeScope=runtime \
-				-DoutputDirectory="$jars" </dev/null &&
+				-DoutputDirectory="$jars" 2>&1 </dev/null) &&
 				touch "$jars/.complete" && exit 0
 		done
+		tail -30 <<<"$log" >&2
 		exit 1
 	) 9>"$top/.cache/lock" || die 'could not fetch Apache Kafka'
 }
 
 # Make a private folder $work with a copy of the tree in $work/src, owned by
-# the user who is going to run the server: postgres, if we are root.
+# the user who is going to run the server: postgres, if we are root.  It goes
+# when the script ends, unless $keep is set.
 make_work_folder() {
 	work=$(mktemp -d "${TMPDIR:-/tmp}/kappa-$1.XXXXXX") || exit 1
+	trap leave_work_folder EXIT
 	mkdir "$work/src"
 	tar -C "$top" -cf - --exclude=./.git --exclude=./.cache --exclude='*.o' \
 		--exclude='*.so' --exclude=./test/broker/build --exclude='./tmp_check*' \
@@ -96,6 +103,14 @@ make_work_folder() {
 	if [ "$(id -u)" = 0 ]; then
 		chown -R postgres: "$work"
 		as_user=(setpriv --reuid=postgres --regid=postgres --init-groups --)
+	fi
+}
+
+leave_work_folder() {
+	if [ -n "${keep:-}" ]; then
+		say "kept: $work" >&2
+	else
+		rm -rf "$work"
 	fi
 }
 
