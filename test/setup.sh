@@ -107,6 +107,7 @@ make_work_folder() {
 }
 
 leave_work_folder() {
+	trap '' INT TERM HUP
 	if [ -n "${keep:-}" ]; then
 		say "kept: $work" >&2
 	else
