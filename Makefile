@@ -76,6 +76,7 @@ OBJS = \
 	src/view_commands.o \
 	src/view_delta.o \
 	src/view_expressions.o \
+	src/view_flatten.o \
 	src/view_from.o \
 	src/view_functions.o \
 	src/view_merge.o \
@@ -87,7 +88,7 @@ OBJS = \
 	src/worker.o
 
 # Tests that read topics run when a mock broker is there; test/run starts one.
-REGRESS = ddl decode_json decode_raw decode_types options refuse
+REGRESS = ddl decode_json decode_raw decode_types flatten options refuse
 REGRESS_BROKER =
 ifneq ($(KAPPA_TEST_MOCK),)
 REGRESS += $(REGRESS_BROKER)

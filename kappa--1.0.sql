@@ -55,6 +55,7 @@ CREATE TABLE kappa.view_version (
     companion regclass,
     fingerprint text NOT NULL,
     settings text[] NOT NULL,
+    source_views text,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     PRIMARY KEY (view, version)
 );
@@ -65,6 +66,7 @@ COMMENT ON COLUMN kappa.view_version.target IS 'the table that is written: the v
 COMMENT ON COLUMN kappa.view_version.companion IS 'the table in kappa_state with what the visible columns cannot carry; null if nothing';
 COMMENT ON COLUMN kappa.view_version.fingerprint IS 'what the foreign table meant when the version was made';
 COMMENT ON COLUMN kappa.view_version.settings IS 'configuration parameters that the meaning depends on, name=value';
+COMMENT ON COLUMN kappa.view_version.source_views IS 'what the query meant when the version was made, as a hash, if it reads the topic through SQL views; null if not';
 
 CREATE TABLE kappa.position (
     view regclass,

@@ -27,7 +27,7 @@ CREATE TABLE notes (user_id bigint, body text);
 --
 -- Clauses of the outer query
 --
-SELECT kappa.create_view('v', $$WITH c AS (SELECT * FROM clicks) SELECT page FROM c$$);
+SELECT kappa.create_view('v', $$WITH c AS (SELECT page FROM clicks UNION SELECT name FROM countries) SELECT page FROM c$$);
 SELECT kappa.create_view('v', $$WITH n AS (DELETE FROM notes RETURNING *) SELECT page FROM clicks JOIN n USING (user_id)$$);
 SELECT kappa.create_view('v', $$WITH RECURSIVE r AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM r WHERE i < 5) SELECT page, i FROM clicks, r$$);
 SELECT kappa.create_view('v', $$SELECT page FROM clicks UNION ALL SELECT page FROM clicks$$);
@@ -60,7 +60,7 @@ SELECT kappa.create_view('v', $$SELECT * FROM countries$$);
 SELECT kappa.create_view('v', $$SELECT page, id FROM clicks JOIN orders USING (user_id)$$);
 SELECT kappa.create_view('v', $$SELECT a.page FROM clicks a JOIN clicks b ON a.user_id = b.user_id$$);
 SELECT kappa.create_view('v', $$SELECT page FROM clicks, users$$);
-SELECT kappa.create_view('v', $$SELECT day, count(*) FROM (SELECT date_trunc('day', at) AS day FROM clicks) s GROUP BY day$$);
+SELECT kappa.create_view('v', $$SELECT n, count(*) FROM (SELECT count(*) AS n FROM clicks GROUP BY page) s GROUP BY n$$);
 SELECT kappa.create_view('v', $$SELECT page FROM clicks WHERE user_id IN (SELECT user_id FROM orders)$$);
 SELECT kappa.create_view('v', $$SELECT page, (SELECT max(at) FROM clicks) AS latest FROM clicks$$);
 SELECT kappa.create_view('v', $$SELECT code, count(page) FROM countries LEFT JOIN clicks ON country = code GROUP BY code$$);

@@ -55,6 +55,7 @@ struct KappaApplierPrivate
 	bool valid;      /* cleared by invalidation */
 	List *relations; /* OIDs whose invalidation matters */
 	List *lookups;   /* OIDs of ordinary tables that the query reads */
+	List *views;     /* OIDs of SQL views through which it reads the topic */
 	bool appends;    /* rows of the delta are inserted as they are */
 	KappaVersion *version;
 	MemoryContext statement_context;
@@ -135,6 +136,22 @@ check_fingerprint(KappaApplier *applier, const KappaTable *table)
 				 errhint("Change the foreign table back and call kappa.resume_view(), or call kappa.rebuild() to build the view anew.")));
 }
 
+/* Likewise SQL views that stand between the topic and the query. */
+static void
+check_sources(KappaApplier *applier)
+{
+	struct KappaApplierPrivate *own = applier->own;
+	char *now = kappa_definition_hash_sources(own->version->definition, &own->views);
+
+	if (!kappa_definition_same_sources(own->version->source_views, now))
+		ereport(ERROR,
+				(errcode(ERRCODE_KAPPA_STOP),
+				 errmsg("an SQL view that view \"%s\" reads its topic through has changed since the view was made",
+						applier->name),
+				 errdetail("Rows from before and after the change would not be those of one query."),
+				 errhint("Change the SQL view back and call kappa.resume_view(), or call kappa.rebuild() to build the view anew.")));
+}
+
 /* Whoever drops what lies in kappa_state by hand has to rebuild the view. */
 static void
 require_table(KappaApplier *applier, Oid relid)
@@ -167,6 +184,7 @@ load_definition(KappaApplier *applier)
 	require_table(applier, version->target);
 	if (OidIsValid(version->companion))
 		require_table(applier, version->companion);
+	check_sources(applier);
 	definition = kappa_definition_get_query(version->definition);
 	shape = kappa_analyze_query(definition, NULL, false);
 	table = kappa_options_get_table(shape->scan->source);
@@ -179,7 +197,7 @@ load_definition(KappaApplier *applier)
 
 	own->appends = shape->key == NIL && shape->root->kind != KAPPA_NODE_AGGREGATE;
 	own->lookups = shape->scan->lookups;
-	own->relations = list_copy(shape->scan->lookups);
+	own->relations = list_concat_copy(shape->scan->lookups, own->views);
 	own->relations = lappend_oid(own->relations, applier->view);
 	own->relations = lappend_oid(own->relations, version->target);
 	own->relations = lappend_oid(own->relations, version->definition);
@@ -510,6 +528,8 @@ lock_tables(KappaApplier *applier)
 	LockRelationOid(own->version->definition, AccessShareLock);
 	LockRelationOid(applier->relid, AccessShareLock);
 	foreach(lc, own->lookups)
+		LockRelationOid(lfirst_oid(lc), AccessShareLock);
+	foreach(lc, own->views)
 		LockRelationOid(lfirst_oid(lc), AccessShareLock);
 
 	if (own->valid)

@@ -259,7 +259,7 @@ get_settings(HeapTuple row, int column, MemoryContext context)
 
 #define VERSION_COLUMNS \
 	"n.view, n.version, n.definition, n.source, n.target, n.companion," \
-	" n.fingerprint, n.settings, n.version = v.version"
+	" n.fingerprint, n.settings, n.version = v.version, n.source_views"
 
 static KappaVersion *
 read_version(HeapTuple row, MemoryContext context)
@@ -275,6 +275,7 @@ read_version(HeapTuple row, MemoryContext context)
 	version->fingerprint = get_text(row, 7, context);
 	version->settings = get_settings(row, 8, context);
 	version->live = get_bool(row, 9);
+	version->source_views = get_text(row, 10, context);
 	return version;
 }
 

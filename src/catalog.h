@@ -43,13 +43,14 @@ typedef struct KappaVersion
 {
 	Oid view;
 	int32 version;
-	Oid definition;    /* the SQL view in kappa_state; InvalidOid if it was dropped */
-	Oid source;        /* the foreign table */
-	Oid target;        /* the table written to: the view, or a rebuild's shadow */
-	Oid companion;     /* InvalidOid if the version needs none */
-	char *fingerprint; /* kappa_options_fingerprint when it was made */
-	List *settings;    /* of KappaSetting */
-	bool live;         /* the view's present version */
+	Oid definition;     /* the SQL view in kappa_state; InvalidOid if it was dropped */
+	Oid source;         /* the foreign table */
+	Oid target;         /* the table written to: the view, or a rebuild's shadow */
+	Oid companion;      /* InvalidOid if the version needs none */
+	char *fingerprint;  /* kappa_options_fingerprint when it was made */
+	List *settings;     /* of KappaSetting */
+	char *source_views; /* kappa_definition_hash_sources when it was made, or NULL */
+	bool live;          /* the view's present version */
 } KappaVersion;
 
 /* A configuration parameter that a version's meaning depends on. */

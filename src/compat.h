@@ -151,4 +151,51 @@ object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
 #define IsJsonValueExpr(node) IsA(node, JsonExpr)
 #endif
 
+/* 16 keeps permissions in a list of their own, and notes which joins make a variable NULL. */
+#if PG_VERSION_NUM < 160000
+#define kappa_combine_range_tables(query, other) \
+	((query)->rtable = list_concat((query)->rtable, (other)->rtable))
+#define kappa_forget_nulling_joins(var) ((void) (var))
+#define kappa_forget_unused_entries(query) ((void) (query))
+#else
+#include "parser/parse_relation.h"
+#include "rewrite/rewriteManip.h"
+
+#define kappa_combine_range_tables(query, other) \
+	CombineRangeTables(&(query)->rtable, &(query)->rteperminfos, \
+					   (other)->rtable, (other)->rteperminfos)
+#define kappa_forget_nulling_joins(var) ((var)->varnullingrels = NULL)
+
+/* Keep the permissions, and the entry for group columns of 18, in step with the range table. */
+static inline void
+kappa_forget_unused_entries(Query *query)
+{
+	List *permissions = NIL;
+	ListCell *lc;
+
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		if (rte->perminfoindex == 0)
+			continue;
+		permissions = lappend(permissions, getRTEPermissionInfo(query->rteperminfos, rte));
+		rte->perminfoindex = list_length(permissions);
+	}
+	query->rteperminfos = permissions;
+#if PG_VERSION_NUM >= 180000
+	query->hasGroupRTE = false;
+#endif
+}
+#endif
+
+/* 18 can expand OLD and NEW of RETURNING. */
+#if PG_VERSION_NUM < 180000
+#define kappa_expand_entry(rte, rti, with_dropped, names, vars) \
+	expandRTE(rte, rti, 0, -1, with_dropped, names, vars)
+#else
+#define kappa_expand_entry(rte, rti, with_dropped, names, vars) \
+	expandRTE(rte, rti, 0, VAR_RETURNING_DEFAULT, -1, with_dropped, names, vars)
+#endif
+
 #endif /* KAPPA_COMPAT_H */

@@ -31,6 +31,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "parser/analyze.h"
 #include "rewrite/rewriteHandler.h"
 #include "storage/lmgr.h"
@@ -44,7 +45,9 @@
 #include "utils/syscache.h"
 
 #include "definition.h"
+#include "fdw_options.h"
 #include "kappa.h"
+#include "view_flatten.h"
 
 /* Parameters that a query's meaning depends on, besides its text. */
 static const char *const pinned_settings[] = {
@@ -146,8 +149,8 @@ kappa_definition_relation_name(Oid relid)
 	return quote_qualified_identifier(namespace, name);
 }
 
-Query *
-kappa_definition_get_query(Oid definition)
+static Query *
+get_rule_query(Oid definition)
 {
 	Relation rel = table_open(definition, AccessShareLock);
 	Query *query = copyObject(get_view_query(rel));
@@ -156,10 +159,16 @@ kappa_definition_get_query(Oid definition)
 	return query;
 }
 
+Query *
+kappa_definition_get_query(Oid definition)
+{
+	return kappa_flatten_query(get_rule_query(definition), NULL);
+}
+
 char *
 kappa_definition_get_text(Oid definition, bool pretty)
 {
-	Query *query = kappa_definition_get_query(definition);
+	Query *query = get_rule_query(definition);
 	int level = enter_deparse("");
 	char *text = pg_get_querydef(query, pretty);
 
@@ -205,6 +214,116 @@ kappa_definition_get_birth(Query *definition, const KappaShape *shape,
 
 	AtEOXact_GUC(true, level);
 	return statement;
+}
+
+/*
+ * What a subquery hides from the query around it can clash there: two columns
+ * that it gave different collations with COLLATE.
+ */
+void
+kappa_definition_check_text(Oid definition)
+{
+	Query *query = kappa_definition_get_query(definition);
+	int level = enter_deparse("");
+
+	(void) kappa_definition_parse(pg_get_querydef(query, false));
+	AtEOXact_GUC(true, level);
+}
+
+/* ---- what SQL views mean ---- */
+
+/* Only tables have them, and only a table's entry can show them. */
+static bool
+uses_system_column(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+		return ((Var *) node)->varattno < 0;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, uses_system_column, context, 0);
+	return expression_tree_walker(node, uses_system_column, context);
+}
+
+/* The columns of a relation, counted without those that were dropped. */
+static List *
+number_columns(Oid relid, int n)
+{
+	Relation rel = table_open(relid, AccessShareLock);
+	List *names = NIL;
+	int number = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		bool dropped = TupleDescAttr(RelationGetDescr(rel), i)->attisdropped;
+
+		names = lappend(names, makeString(dropped ? pstrdup("") : psprintf("%d", ++number)));
+	}
+	table_close(rel, AccessShareLock);
+	return names;
+}
+
+/*
+ * Let relations be deparsed in a way that renaming them, or a dump and restore,
+ * does not change.  Deparsing asks the catalogs for the names of a table and its
+ * columns, but believes what an entry says of a CTE.  A table that is looked up
+ * keeps its name: another one in its place is what matters there.
+ */
+static bool
+make_nameless(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, make_nameless, context,
+								 QTW_EXAMINE_RTES_AFTER);
+	if (IsA(node, RangeTblEntry))
+	{
+		RangeTblEntry *rte = (RangeTblEntry *) node;
+
+		if (rte->rtekind != RTE_RELATION || !rte->inFromCl)
+			return false;
+		rte->rtekind = RTE_CTE;
+		rte->ctename = kappa_options_is_topic(rte->relid)
+						   ? pstrdup("topic")
+						   : kappa_definition_relation_name(rte->relid);
+		rte->alias = NULL;
+		rte->eref = makeAlias("relation", number_columns(rte->relid, list_length(rte->eref->colnames)));
+		return false;
+	}
+	return expression_tree_walker(node, make_nameless, context);
+}
+
+char *
+kappa_definition_hash_sources(Oid definition, List **views)
+{
+	Query *query;
+	uint64 hash;
+	char *text;
+	int level;
+
+	*views = NIL;
+	query = kappa_flatten_query(get_rule_query(definition), views);
+	if (*views == NIL)
+		return NULL;
+	if (!uses_system_column((Node *) query, NULL))
+		(void) make_nameless((Node *) query, NULL);
+	level = enter_deparse("");
+	set_local("TimeZone", "UTC");
+	set_local("lc_monetary", "C");
+	text = pg_get_querydef(query, false);
+	AtEOXact_GUC(true, level);
+	hash = DatumGetUInt64(hash_any_extended((unsigned char *) text, strlen(text), 0));
+	return psprintf(PG_MAJORVERSION " %016" INT64_MODIFIER "x", hash);
+}
+
+/* Major versions of PostgreSQL may deparse one query to different texts. */
+bool
+kappa_definition_same_sources(const char *before, const char *now)
+{
+	if (before == NULL || now == NULL)
+		return before == now;
+	return strcmp(before, now) == 0 || atoi(before) != atoi(now);
 }
 
 /* ---- making definitions ---- */

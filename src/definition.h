@@ -48,8 +48,24 @@ extern void kappa_definition_depend(Oid dependent, Oid view);
 /* Give all that belongs to a view to the owner of its table. */
 extern void kappa_definition_follow_owner(Oid view);
 
-/* The query of a definition: a copy of its rule tree. */
+/* The query of a definition: a copy of its rule tree, made flat (view_flatten.h). */
 extern Query *kappa_definition_get_query(Oid definition);
+
+/*
+ * A hash of what a definition means, and the OIDs of the SQL views that it
+ * reads its topic through; NULL and NIL if there are none.  Names of the topic
+ * and of columns do not matter: PostgreSQL follows those.
+ */
+extern char *kappa_definition_hash_sources(Oid definition, List **views);
+
+/*
+ * Throw if the query that statements are made from, which is not the one that
+ * the user wrote, is not one when it is written down and parsed again.
+ */
+extern void kappa_definition_check_text(Oid definition);
+
+/* Does a hash say that the definition means the same as when it was taken?  Either may be NULL. */
+extern bool kappa_definition_same_sources(const char *before, const char *now);
 
 /* The text of a definition, deparsed under an empty search_path. */
 extern char *kappa_definition_get_text(Oid definition, bool pretty);

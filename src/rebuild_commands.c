@@ -34,6 +34,7 @@
 #include "shmem.h"
 #include "swap.h"
 #include "view_commands.h"
+#include "view_flatten.h"
 
 PG_FUNCTION_INFO_V1(kappa_sql_rebuild);
 PG_FUNCTION_INFO_V1(kappa_sql_switch_rebuild);
@@ -234,7 +235,8 @@ create_version(const KappaView *view, const KappaVersion *from, int32 number)
 
 	kappa_definition_enter_owner(&scope, view->owner, from->settings);
 	use_tablespace_of(view->view);
-	shape = kappa_analyze_query(kappa_definition_parse(text), text, false);
+	shape = kappa_analyze_query(kappa_flatten_query(kappa_definition_parse(text), NULL),
+								text, false);
 	shadow = kappa_definition_create_state_table(kappa_plan_table_ddl, shape,
 												 get_rel_namespace(view->view),
 												 get_rel_name(view->view),

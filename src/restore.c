@@ -28,6 +28,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -127,14 +128,46 @@ attach_versions(Oid view)
 	}
 }
 
+/*
+ * Another major version of PostgreSQL cannot tell whether SQL views are what
+ * they were (kappa_definition_same_sources): from now on it can.
+ */
+static void
+renew_sources(const KappaVersion *version)
+{
+	KappaCatalogScope scope;
+	Oid types[] = { OIDOID, INT4OID, TEXTOID };
+	Datum values[3];
+	List *views;
+	char *hash;
+
+	if (version->source_views == NULL || !OidIsValid(version->definition))
+		return;
+	hash = kappa_definition_hash_sources(version->definition, &views);
+	if (hash == NULL || !kappa_definition_same_sources(version->source_views, hash))
+		return;
+	values[0] = ObjectIdGetDatum(version->view);
+	values[1] = Int32GetDatum(version->version);
+	values[2] = CStringGetTextDatum(hash);
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args("UPDATE kappa.view_version SET source_views = $3"
+							  " WHERE view = $1 AND version = $2",
+							  3, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not adopt a restored version");
+	kappa_catalog_leave(&scope);
+}
+
 void
 kappa_restore_adopt(const KappaView *view)
 {
 	KappaCatalogScope scope;
+	ListCell *lc;
 	Oid types[] = { OIDOID, INT8OID, OIDOID };
 	Datum values[3];
 
 	attach_versions(view->view);
+	foreach(lc, kappa_catalog_list_versions(view->view))
+		renew_sources(lfirst(lc));
 	values[0] = ObjectIdGetDatum(view->view);
 	values[1] = Int64GetDatum((int64) GetSystemIdentifier());
 	values[2] = ObjectIdGetDatum(MyDatabaseId);

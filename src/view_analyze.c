@@ -128,6 +128,7 @@ locate_sort(Query *query)
 	return exprLocation((Node *) tle->expr);
 }
 
+/* The rest of WITH is in FROM by now (view_flatten.c). */
 static void
 check_with(ParseState *pstate, Query *query)
 {
@@ -141,9 +142,10 @@ check_with(ParseState *pstate, Query *query)
 			castNode(Query, cte->ctequery)->commandType != CMD_SELECT)
 			kappa_refuse(pstate, cte->location,
 						 "a view of kappa cannot change data in WITH", NULL);
-		kappa_refuse(pstate, cte->location,
-					 "WITH is not supported in a view of kappa",
-					 "Write the conditions and expressions over the topic in one SELECT; put what is looked up into a join, a subquery or an SQL view.");
+		if (cte->cterecursive)
+			kappa_refuse(pstate, cte->location,
+						 "WITH RECURSIVE is not supported in a view of kappa",
+						 "If it reads no topic, put it into a subquery in FROM, together with its WITH, or into an SQL view.");
 	}
 }
 

@@ -114,9 +114,10 @@ typedef struct KappaShape
 
 /*
  * Analyse a query.  query is a parse-analysed, not rewritten SELECT, or a
- * view's rule tree; it is not changed.  source_text is what error positions
- * refer to, or NULL when the query does not come from a text (a worker reading
- * the definition).  warn: emit the warnings meant for the author.
+ * view's rule tree, made flat (view_flatten.h); it is not changed.  source_text
+ * is what error positions refer to, or NULL when the query does not come from a
+ * text (a worker reading the definition).  warn: emit the warnings meant for
+ * the author.
  *
  * Throws 0A000 for what cannot be kept, naming the construct, with a position
  * and a hint; 42P17/42809 for misuse (no topic in the query, ...).

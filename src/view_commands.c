@@ -43,6 +43,7 @@
 #include "restore.h"
 #include "shmem.h"
 #include "view_commands.h"
+#include "view_flatten.h"
 
 PG_FUNCTION_INFO_V1(kappa_sql_create_view);
 PG_FUNCTION_INFO_V1(kappa_sql_drop_view);
@@ -155,9 +156,9 @@ kappa_view_insert_version(const KappaVersion *version, Datum settings,
 {
 	KappaCatalogScope scope;
 	Oid types[] = { OIDOID, INT4OID, OIDOID, OIDOID, OIDOID, OIDOID, TEXTOID,
-					TEXTARRAYOID, TEXTOID, INT8ARRAYOID };
-	Datum values[10];
-	char nulls[10] = "          ";
+					TEXTARRAYOID, TEXTOID, INT8ARRAYOID, TEXTOID };
+	Datum values[11] = { 0 };
+	char nulls[11] = "           ";
 
 	if (!OidIsValid(version->companion))
 		nulls[5] = 'n';
@@ -171,12 +172,16 @@ kappa_view_insert_version(const KappaVersion *version, Datum settings,
 	values[7] = settings;
 	values[8] = CStringGetTextDatum(topic);
 	values[9] = make_offsets(start, npartitions);
+	if (version->source_views == NULL)
+		nulls[10] = 'n';
+	else
+		values[10] = CStringGetTextDatum(version->source_views);
 	kappa_catalog_enter(&scope);
 	if (SPI_execute_with_args("WITH v AS (INSERT INTO kappa.view_version"
-							  " (view, version, definition, source, target, companion, fingerprint, settings)"
-							  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8))"
+							  " (view, version, definition, source, target, companion, fingerprint, settings, source_views)"
+							  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $11))"
 							  " INSERT INTO kappa.position VALUES ($1, $2, $9, $10, $10)",
-							  10, types, values, nulls, false, 0) != SPI_OK_INSERT)
+							  11, types, values, nulls, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not insert a version");
 	kappa_catalog_leave(&scope);
 }
@@ -246,6 +251,7 @@ kappa_view_create_version(const char *query_text, const KappaShape *shape,
 	KappaVersion *version = palloc0(sizeof(KappaVersion));
 	Oid namespace = get_rel_namespace(view);
 	char *name = get_rel_name(view);
+	List *views;
 
 	version->view = view;
 	version->version = number;
@@ -253,6 +259,7 @@ kappa_view_create_version(const char *query_text, const KappaShape *shape,
 	version->target = target;
 	version->definition = kappa_definition_create(query_text, namespace, name, number);
 	kappa_definition_depend(version->definition, view);
+	kappa_definition_check_text(version->definition);
 	if (shape->needs_companion)
 	{
 		version->companion =
@@ -263,6 +270,7 @@ kappa_view_create_version(const char *query_text, const KappaShape *shape,
 	version->fingerprint =
 		kappa_options_fingerprint(kappa_options_get_table(version->source),
 								  shape->scan->columns);
+	version->source_views = kappa_definition_hash_sources(version->definition, &views);
 	insert_birth_rows(version);
 	return version;
 }
@@ -276,6 +284,7 @@ kappa_sql_create_view(PG_FUNCTION_ARGS)
 	Datum settings = kappa_definition_pin_settings();
 	RangeVar *range_var;
 	Query *query;
+	Query *flat;
 	KappaShape *shape;
 	KappaTable *table;
 	KappaVersion *version;
@@ -287,8 +296,10 @@ kappa_sql_create_view(PG_FUNCTION_ARGS)
 	require_utf8();
 	range_var = makeRangeVarFromNameList(stringToQualifiedNameList(name));
 	query = kappa_definition_parse(query_text);
-	shape = kappa_analyze_query(query, query_text, true);
+	flat = kappa_flatten_query(query, NULL);
+	shape = kappa_analyze_query(flat, query_text, true);
 	ExecCheckQueryPermissions(query);
+	ExecCheckQueryPermissions(flat);
 	table = kappa_options_get_table(shape->scan->source);
 	offsets = resolve_start(table, start, &npartitions);
 

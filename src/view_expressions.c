@@ -20,11 +20,13 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
+#include "parser/parsetree.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
 #include "compat.h"
+#include "view_flatten.h"
 #include "view_functions.h"
 #include "view_query.h"
 #include "view_refuse.h"
@@ -34,8 +36,10 @@
 typedef struct ExpressionCheck
 {
 	KappaQuery *kq;
-	int sublevels_up; /* of the query around the expression, to the query under analysis */
-	Node *node;       /* whose functions are being checked */
+	int sublevels_up;     /* of the query around the expression, to the query under analysis */
+	bool in_expression;   /* that query is, or is in, a subquery of an expression */
+	const char *obstacle; /* what keeps a subquery in FROM from being flattened; NULL if nothing */
+	Node *node;           /* whose functions are being checked */
 } ExpressionCheck;
 
 static bool check_expression(Node *node, ExpressionCheck *check);
@@ -43,9 +47,17 @@ static bool check_expression(Node *node, ExpressionCheck *check);
 static int
 get_location(ExpressionCheck *check, Node *node)
 {
-	if (check->kq->hidden_depth > 0)
-		return check->kq->hidden_location;
-	return exprLocation(node);
+	KappaQuery *kq = check->kq;
+	int location = exprLocation(node);
+
+	if (kq->hidden_depth > 0)
+		return kq->hidden_location;
+
+	/* What has no place in the text comes from an SQL view: point at its name. */
+	if (location < 0 && OidIsValid(kq->scan->source))
+		location = kappa_refuse_locate(kq->pstate,
+									   rt_fetch(kq->scan->source_rti, kq->query->rtable));
+	return location;
 }
 
 static void
@@ -253,7 +265,7 @@ check_domain(ExpressionCheck *check, Node *node, Oid type)
 	foreach(lc, constraints->constraints)
 	{
 		DomainConstraintState *constraint = lfirst(lc);
-		ExpressionCheck inner = { check->kq, 0, NULL };
+		ExpressionCheck inner = { check->kq };
 
 		(void) check_expression((Node *) constraint->check_expr, &inner);
 	}
@@ -282,6 +294,20 @@ check_variable(ExpressionCheck *check, Var *var)
 /* ---- the walk ---- */
 
 static void
+refuse_nested_topic(ExpressionCheck *check, RangeTblEntry *rte, int location)
+{
+	const char *name = get_rel_name(rte->relid);
+
+	if (check->obstacle != NULL)
+		kappa_refuse(check->kq->pstate, location,
+					 psprintf("topic \"%s\" is read inside a subquery or an SQL view with %s", name, check->obstacle),
+					 "A subquery in FROM or an SQL view may read the topic if it consists of expressions, joins and WHERE alone.");
+	kappa_refuse(check->kq->pstate, location,
+				 psprintf("topic \"%s\" cannot be read inside a subquery or an SQL view here", name),
+				 "A view of kappa reads one topic, once, in FROM of the outer query, or of a subquery or an SQL view there.");
+}
+
+static void
 check_nested_entry(ExpressionCheck *check, RangeTblEntry *rte)
 {
 	int location;
@@ -293,16 +319,14 @@ check_nested_entry(ExpressionCheck *check, RangeTblEntry *rte)
 	if (check->kq->hidden_depth > 0)
 		location = check->kq->hidden_location;
 	if (kappa_options_is_topic(rte->relid))
-		kappa_refuse(check->kq->pstate, location,
-					 psprintf("topic \"%s\" cannot be read inside a subquery or an SQL view",
-							  get_rel_name(rte->relid)),
-					 "A view of kappa reads one topic, once, in FROM of the outer query.  Move expressions and conditions over the topic there.");
+		refuse_nested_topic(check, rte, location);
 	kappa_query_check_lookup(check->kq, rte, location);
 }
 
 static bool
 check_subquery(ExpressionCheck *check, Query *query)
 {
+	const char *obstacle = check->obstacle;
 	bool result;
 
 	if (query->rowMarks != NIL)
@@ -310,7 +334,10 @@ check_subquery(ExpressionCheck *check, Query *query)
 					"FOR UPDATE and FOR SHARE are not supported in a view of kappa", NULL);
 	check_stack_depth();
 	check->sublevels_up++;
+	if (obstacle == NULL && !check->in_expression)
+		check->obstacle = kappa_flatten_get_obstacle(query);
 	result = query_tree_walker(query, check_expression, check, QTW_EXAMINE_RTES_BEFORE);
+	check->obstacle = obstacle;
 	check->sublevels_up--;
 	return result;
 }
@@ -366,6 +393,9 @@ check_node(ExpressionCheck *check, Node *node)
 static bool
 check_expression(Node *node, ExpressionCheck *check)
 {
+	bool in_expression = check->in_expression;
+	bool result;
+
 	if (node == NULL)
 		return false;
 	if (IsA(node, Query))
@@ -378,13 +408,16 @@ check_expression(Node *node, ExpressionCheck *check)
 	check_node(check, node);
 	check->node = node;
 	(void) check_functions_in_node(node, check_function, check);
-	return expression_tree_walker(node, check_expression, check);
+	check->in_expression = in_expression || IsA(node, SubLink);
+	result = expression_tree_walker(node, check_expression, check);
+	check->in_expression = in_expression;
+	return result;
 }
 
 void
 kappa_query_check_expressions(KappaQuery *kq)
 {
-	ExpressionCheck check = { kq, 0, NULL };
+	ExpressionCheck check = { kq };
 
 	/* Every column of a joined topic is an alias of the join, used or not. */
 	(void) query_tree_walker(kq->query, check_expression, &check,
@@ -394,7 +427,7 @@ kappa_query_check_expressions(KappaQuery *kq)
 void
 kappa_query_check_view(KappaQuery *kq, Query *view_query)
 {
-	ExpressionCheck check = { kq, 0, NULL };
+	ExpressionCheck check = { kq };
 
 	(void) check_subquery(&check, view_query);
 }

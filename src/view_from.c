@@ -40,6 +40,7 @@
 
 #include "catalog.h"
 #include "kappa.h"
+#include "view_flatten.h"
 #include "view_query.h"
 #include "view_refuse.h"
 
@@ -112,12 +113,18 @@ check_lookup_origin(KappaQuery *kq, Oid relid, int location)
 }
 
 static void
-check_view_query(KappaQuery *kq, Oid relid, int location)
+check_view_query(KappaQuery *kq, const RangeTblEntry *rte, int location)
 {
-	Relation rel = table_open(relid, AccessShareLock);
+	Relation rel = table_open(rte->relid, AccessShareLock);
 	Query *query = copyObject(get_view_query(rel));
+	bool barrier = RelationIsSecurityView(rel);
 
 	table_close(rel, NoLock);
+	if (barrier && kappa_flatten_holds_topic(rte))
+		kappa_refuse(kq->pstate, location,
+					 psprintf("SQL view \"%s\", which reads a topic, is a security barrier",
+							  get_rel_name(rte->relid)),
+					 "A view of kappa reads the topic with its owner's rights.  Read the foreign table, or an SQL view without security_barrier.");
 	if (kq->hidden_depth++ == 0)
 		kq->hidden_location = location;
 	kappa_query_check_view(kq, query);
@@ -134,10 +141,18 @@ kappa_query_check_lookup(KappaQuery *kq, const RangeTblEntry *rte, int location)
 	check_lookup_origin(kq, rte->relid, location);
 	kq->scan->lookups = list_append_unique_oid(kq->scan->lookups, rte->relid);
 	if (get_rel_relkind(rte->relid) == RELKIND_VIEW)
-		check_view_query(kq, rte->relid, location);
+		check_view_query(kq, rte, location);
 }
 
 /* ---- the topic ---- */
+
+static void
+refuse_nullable(KappaQuery *kq, const char *what, int location)
+{
+	kappa_refuse(kq->pstate, location,
+				 psprintf("%s is on the nullable side of an outer join", what),
+				 "A row without a match would have to disappear when a message comes.  Put the topic on the left of LEFT JOIN.");
+}
 
 static void
 check_topic(KappaQuery *kq, Index rti, bool nullable)
@@ -160,9 +175,7 @@ check_topic(KappaQuery *kq, Index rti, bool nullable)
 		kappa_refuse(kq->pstate, location,
 					 "TABLESAMPLE is not supported in a view of kappa", NULL);
 	if (nullable)
-		kappa_refuse(kq->pstate, location,
-					 psprintf("topic \"%s\" is on the nullable side of an outer join", name),
-					 "A row without a match would have to disappear when a message comes.  Put the topic on the left of LEFT JOIN.");
+		refuse_nullable(kq, psprintf("topic \"%s\"", name), location);
 	if (rte->inh && has_subclass(rte->relid))
 		kappa_refuse(kq->pstate, location,
 					 psprintf("topic \"%s\" has tables that inherit from it", name),
@@ -178,6 +191,11 @@ check_entry(KappaQuery *kq, Index rti, bool nullable)
 
 	if (rte->rtekind == RTE_RELATION && kappa_options_is_topic(rte->relid))
 		check_topic(kq, rti, nullable);
+	else if (nullable && kappa_flatten_holds_topic(rte))
+		refuse_nullable(kq, psprintf("\"%s\", which reads a topic,", rte->eref->aliasname),
+						rte->rtekind == RTE_SUBQUERY
+							? exprLocation((Node *) rte->subquery->targetList)
+							: kappa_refuse_locate(kq->pstate, rte));
 	if (rte->alias != NULL &&
 		(strcmp(rte->alias->aliasname, KAPPA_BATCH_ALIAS) == 0 ||
 		 strcmp(rte->alias->aliasname, KAPPA_BOUNDED_ALIAS) == 0))

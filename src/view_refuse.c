@@ -15,6 +15,7 @@
 #include "parser/parser.h"
 #include "utils/lsyscache.h"
 
+#include "fdw_options.h"
 #include "view_refuse.h"
 
 typedef struct RelationSearch
@@ -69,16 +70,27 @@ int
 kappa_refuse_locate(ParseState *pstate, const RangeTblEntry *rte)
 {
 	RelationSearch search = { rte->eref->aliasname, NULL, -1 };
+	List *statements;
 	ListCell *lc;
 
 	if (pstate->p_sourcetext == NULL)
 		return -1;
 	if (rte->rtekind == RTE_RELATION)
 		search.relname = get_rel_name(rte->relid);
-	foreach(lc, raw_parser(pstate->p_sourcetext, RAW_PARSE_DEFAULT))
+	statements = raw_parser(pstate->p_sourcetext, RAW_PARSE_DEFAULT);
+	foreach(lc, statements)
 	{
 		if (find_relation(lfirst_node(RawStmt, lc)->stmt, &search))
 			break;
+	}
+
+	/* An SQL view that was pulled up has left its name to the topic. */
+	if (search.location < 0 && rte->rtekind == RTE_RELATION &&
+		kappa_options_is_topic(rte->relid))
+	{
+		search.relname = NULL;
+		foreach(lc, statements)
+			(void) find_relation(lfirst_node(RawStmt, lc)->stmt, &search);
 	}
 	return search.location;
 }
