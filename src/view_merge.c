@@ -266,6 +266,7 @@ make_latest_merge(const KappaShape *shape, const KappaMergeParts *parts)
 	StringInfoData insert;
 	StringInfoData assignments;
 	char *shown = kappa_text_column("d", KAPPA_COLUMN_SHOWN);
+	char *target = kappa_definition_relation_name(parts->target);
 
 	initStringInfo(&buf);
 	initStringInfo(&insert);
@@ -280,7 +281,7 @@ make_latest_merge(const KappaShape *shape, const KappaMergeParts *parts)
 	if (kappa_text_append_assignments(&assignments, shape, "d"))
 		append_step(&buf, "changed", "rows that are in the view",
 					psprintf("UPDATE %s AS t SET%s\nFROM shown AS d WHERE t.ctid OPERATOR(pg_catalog.=) %s",
-							 kappa_definition_relation_name(parts->target), assignments.data, shown));
+							 target, assignments.data, shown));
 	append_insert(&insert, shape, parts->target);
 	appendStringInfo(&insert, "SELECT %s FROM shown AS d WHERE %s IS NULL",
 					 kappa_text_outputs(shape, "d"), shown);
