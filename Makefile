@@ -88,7 +88,8 @@ OBJS = \
 	src/worker.o
 
 # Tests that read topics run when a mock broker is there; test/run starts one.
-REGRESS = ddl decode_json decode_raw decode_types flatten options refuse
+REGRESS = aggregate_builtin aggregate_misuse aggregate_state ddl decode_json decode_raw decode_types \
+	flatten options refuse
 REGRESS_BROKER =
 ifneq ($(KAPPA_TEST_MOCK),)
 REGRESS += $(REGRESS_BROKER)

@@ -181,6 +181,40 @@ complete_arguments(KappaAggregate *agg)
 	agg->header.types = kappa_state_hash(names.data);
 }
 
+/*
+ * Replace declared types by what they are where actual ones are given, as the
+ * parser does, and return what a type is that depends on them.
+ *
+ * Throws if the actual types do not fit together.  Others than polymorphic
+ * ones remain as declared, whatever the actual ones are.
+ */
+static Oid
+resolve_types(const Oid *actual, Oid *declared, int ntypes, Oid dependent)
+{
+	dependent = enforce_generic_type_consistency(actual, declared, ntypes, dependent, false);
+	for (int i = 0; i < ntypes; i++)
+	{
+		switch (declared[i])
+		{
+			case ANYOID:
+			case ANYELEMENTOID:
+			case ANYNONARRAYOID:
+				declared[i] = actual[i];
+				break;
+			case ANYARRAYOID:
+			case ANYENUMOID:
+			case ANYRANGEOID:
+			case ANYMULTIRANGEOID:
+				/* Domains over these are taken for what they are over. */
+				declared[i] = getBaseType(actual[i]);
+				break;
+			default:
+				break;
+		}
+	}
+	return dependent;
+}
+
 /* The declared types of so many arguments, of which the last may come several times. */
 static Oid *
 expand_declared_types(const KappaAggregate *agg, int nargs, bool variadic)
@@ -191,7 +225,9 @@ expand_declared_types(const KappaAggregate *agg, int nargs, bool variadic)
 	if (repeat ? nargs < agg->ndeclared : nargs != agg->ndeclared)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("aggregate %s cannot be called with %d arguments", agg->name, nargs)));
+				 errmsg_plural("aggregate %s cannot be called with %d argument",
+							   "aggregate %s cannot be called with %d arguments",
+							   nargs, agg->name, nargs)));
 	for (int i = 0; i < nargs; i++)
 		types[i] = agg->declared_types[Min(i, agg->ndeclared - 1)];
 	return types;
@@ -217,13 +253,10 @@ kappa_aggregate_resolve_call(KappaAggregate *agg, FunctionCallInfo fcinfo, int f
 
 	for (int i = 0; i < nargs; i++)
 		types[i] = kappa_aggregate_argument_type(fcinfo, first + i);
-	agg->result_type =
-		enforce_generic_type_consistency(types, resolved, nargs, agg->result_type, false);
+	agg->result_type = resolve_types(types, resolved, nargs, agg->result_type);
 	for (int i = 0; i < nargs; i++)
 	{
-		if (resolved[i] == ANYOID)
-			resolved[i] = types[i];
-		else if (!IsBinaryCoercible(types[i], resolved[i]))
+		if (!IsBinaryCoercible(types[i], resolved[i]))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
 					 errmsg("argument %d of aggregate %s must be of type %s, not %s",
@@ -243,7 +276,7 @@ kappa_aggregate_resolve_state(KappaAggregate *agg, Oid state_type)
 {
 	Oid type = agg->trans_type == INTERNALOID ? INTERNALOID : state_type;
 
-	(void) enforce_generic_type_consistency(&type, &agg->trans_type, 1, InvalidOid, true);
+	(void) resolve_types(&type, &agg->trans_type, 1, InvalidOid);
 	kappa_aggregate_check_state_type(agg, state_type);
 	complete_transition_type(agg);
 }
@@ -265,7 +298,7 @@ infer_arguments(KappaAggregate *agg, const Oid *known, const Oid *declared)
 
 		types[i] = agg->declared_types[i];
 		if (is_any_type(types[i]))
-			types[i] = enforce_generic_type_consistency(known, scratch, 2, types[i], false);
+			types[i] = resolve_types(known, scratch, 2, types[i]);
 		if (!OidIsValid(types[i]) || is_any_type(types[i]))
 			return;
 	}
@@ -281,7 +314,7 @@ kappa_aggregate_resolve_result(KappaAggregate *agg, Oid state_type, Oid result_t
 	Oid declared[2] = { agg->trans_type, agg->result_type };
 	Oid resolved[2] = { agg->trans_type, agg->result_type };
 
-	(void) enforce_generic_type_consistency(known, resolved, 2, InvalidOid, true);
+	(void) resolve_types(known, resolved, 2, InvalidOid);
 	agg->trans_type = resolved[0];
 	agg->result_type = resolved[1];
 	kappa_aggregate_check_state_type(agg, state_type);
