@@ -73,6 +73,19 @@ kappa_aggregate_state_kind(const Aggref *aggref, Oid *type)
 	return KAPPA_STATE_NONE;
 }
 
+bool
+kappa_aggregate_is_polymorphic(Oid aggregate)
+{
+	Oid *types;
+	int ntypes;
+	bool polymorphic = false;
+
+	(void) get_func_signature(aggregate, &types, &ntypes);
+	for (int i = 0; i < ntypes; i++)
+		polymorphic |= types[i] == ANYOID || IsPolymorphicType(types[i]);
+	return polymorphic;
+}
+
 /* ---- memory ---- */
 
 /*
@@ -140,8 +153,8 @@ refuse_state(const KappaAggregate *agg)
 	ereport(ERROR,
 			(errcode(ERRCODE_DATATYPE_MISMATCH),
 			 errmsg("the state is not one of aggregate %s", agg->name),
-			 errdetail("States are told by the names of the function that serializes them and, if the aggregate is polymorphic, of the types of its arguments."),
-			 errhint("After one of these was renamed, rebuild the view with kappa.rebuild().")));
+			 errdetail("A state belongs to the function that serializes it and, if the aggregate is polymorphic, to the types of its arguments."),
+			 errhint("If one of these was renamed, or restored from a dump, rebuild the view with kappa.rebuild().")));
 }
 
 /* The bytes in a kappa.state, once it is clear that they are for us. */

@@ -30,4 +30,11 @@ typedef enum KappaStateKind
  */
 extern KappaStateKind kappa_aggregate_state_kind(const Aggref *aggref, Oid *type);
 
+/*
+ * True if an aggregate's arguments are polymorphic or "any".  Its state and
+ * result may not tell what they were: kappa.finalize() wants nulls of their
+ * types then, after the result.
+ */
+extern bool kappa_aggregate_is_polymorphic(Oid aggregate);
+
 #endif /* KAPPA_AGGREGATE_H */

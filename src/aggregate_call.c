@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/transam.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_proc.h"
@@ -30,6 +31,7 @@
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 
+#include "aggregate.h"
 #include "aggregate_call.h"
 #include "compat.h"
 
@@ -72,12 +74,9 @@ read_procedure(KappaAggregate *agg)
 	agg->variadic_any = form->provariadic == ANYOID;
 	agg->variadic_array = OidIsValid(form->provariadic) && !agg->variadic_any;
 	agg->ndeclared = form->pronargs;
-	agg->declared_types = palloc(FUNC_MAX_ARGS * sizeof(Oid));
-	for (int i = 0; i < agg->ndeclared; i++)
-	{
-		agg->declared_types[i] = form->proargtypes.values[i];
-		agg->polymorphic |= is_any_type(agg->declared_types[i]);
-	}
+	agg->declared_types = palloc((agg->ndeclared + 1) * sizeof(Oid));
+	memcpy(agg->declared_types, form->proargtypes.values, agg->ndeclared * sizeof(Oid));
+	agg->polymorphic = kappa_aggregate_is_polymorphic(agg->oid);
 	ReleaseSysCache(tuple);
 }
 
@@ -167,7 +166,13 @@ complete_result_type(KappaAggregate *agg)
 	get_typlenbyval(agg->result_type, &agg->result_len, &agg->result_byval);
 }
 
-/* Tell states of a polymorphic aggregate apart by the types of its arguments. */
+/*
+ * Tell states of a polymorphic aggregate apart by the types of its arguments.
+ *
+ * What serializes such a state may well write the types' OIDs into it.  Those
+ * that a dump does not preserve are made part of the hash, so that a state is
+ * not read where they mean something else.
+ */
 static void
 complete_arguments(KappaAggregate *agg)
 {
@@ -177,7 +182,12 @@ complete_arguments(KappaAggregate *agg)
 		return;
 	initStringInfo(&names);
 	for (int i = 0; i < agg->nargs; i++)
-		appendStringInfo(&names, "%s,", format_type_be_qualified(agg->arg_types[i]));
+	{
+		Oid type = agg->arg_types[i];
+
+		appendStringInfo(&names, "%s %u,", format_type_be_qualified(type),
+						 type >= FirstNormalObjectId ? type : InvalidOid);
+	}
 	agg->header.types = kappa_state_hash(names.data);
 }
 
