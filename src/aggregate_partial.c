@@ -81,7 +81,7 @@ open_partial(FunctionCallInfo fcinfo, Oid aggregate, Oid state_type, int first)
 }
 
 static MemoryContext
-get_state_context(FunctionCallInfo fcinfo)
+get_group_context(FunctionCallInfo fcinfo)
 {
 	return ((AggState *) fcinfo->context)->curaggcontext->ecxt_per_tuple_memory;
 }
@@ -89,7 +89,7 @@ get_state_context(FunctionCallInfo fcinfo)
 static PartialState *
 begin_partial(FunctionCallInfo fcinfo, KappaAggregate *agg)
 {
-	MemoryContext caller = MemoryContextSwitchTo(get_state_context(fcinfo));
+	MemoryContext caller = MemoryContextSwitchTo(get_group_context(fcinfo));
 	PartialState *state = palloc(sizeof(PartialState));
 
 	state->agg = agg;
@@ -117,7 +117,7 @@ replace_state(FunctionCallInfo fcinfo, PartialState *state, Datum value, bool is
 		value = (Datum) 0;
 	else
 	{
-		MemoryContext caller = MemoryContextSwitchTo(get_state_context(fcinfo));
+		MemoryContext caller = MemoryContextSwitchTo(get_group_context(fcinfo));
 
 		if (!(DatumIsReadWriteExpandedObject(value, false, len) &&
 			  MemoryContextGetParent(DatumGetEOHP(value)->eoh_context) == CurrentMemoryContext))
@@ -137,7 +137,7 @@ replace_state(FunctionCallInfo fcinfo, PartialState *state, Datum value, bool is
 
 /* Run the transition function, with its arguments in place. */
 static void
-advance(FunctionCallInfo fcinfo, PartialState *state)
+advance_state(FunctionCallInfo fcinfo, PartialState *state)
 {
 	KappaAggregate *agg = state->agg;
 	FunctionCallInfo call = agg->transition.fcinfo;
@@ -199,7 +199,7 @@ accumulate(FunctionCallInfo fcinfo, KappaAggregate *agg, int first)
 	state = PG_ARGISNULL(0) ? begin_partial(fcinfo, agg) : (PartialState *) PG_GETARG_POINTER(0);
 	for (int i = 0; i < nargs; i++)
 		agg->transition.fcinfo->args[i + 1] = fcinfo->args[first + i];
-	advance(fcinfo, state);
+	advance_state(fcinfo, state);
 	PG_RETURN_POINTER(state);
 }
 
