@@ -24,6 +24,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
@@ -35,6 +36,7 @@
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/extension.h"
+#include "commands/tablecmds.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -200,6 +202,26 @@ broken_by(Oid relid, const AlterTableCmd *cmd)
 	}
 }
 
+/*
+ * The view that a command names; InvalidOid if it names none.  Another table
+ * is locked as the command is going to lock it: nobody may give its name to a
+ * view between our look and the command's.
+ */
+static Oid
+find_view(const RangeVar *name, LOCKMODE lockmode)
+{
+	Oid relid = RangeVarGetRelid(name, NoLock, true);
+
+	if (is_view(relid))
+		return relid;
+	if (!OidIsValid(relid) || get_rel_relkind(relid) != RELKIND_RELATION ||
+		RecoveryInProgress())
+		return InvalidOid;
+	relid = RangeVarGetRelidExtended(name, lockmode, RVR_MISSING_OK,
+									 RangeVarCallbackOwnsRelation, NULL);
+	return is_view(relid) ? relid : InvalidOid;
+}
+
 static void
 check_alter_table(const AlterTableStmt *stmt)
 {
@@ -208,17 +230,20 @@ check_alter_table(const AlterTableStmt *stmt)
 
 	if (stmt->objtype != OBJECT_TABLE)
 		return;
-	relid = RangeVarGetRelid(stmt->relation, NoLock, true);
+	relid = find_view(stmt->relation, AlterTableGetLockLevel(stmt->cmds));
 	foreach(lc, stmt->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+		Oid parent;
 
 		/* A child's INHERIT names the parent. */
-		if (cmd->subtype == AT_AddInherit &&
-			is_view(RangeVarGetRelid((RangeVar *) cmd->def, NoLock, true)))
-			refuse_ddl(RangeVarGetRelid((RangeVar *) cmd->def, NoLock, true), "inherit from a table");
+		if (cmd->subtype != AT_AddInherit)
+			continue;
+		parent = find_view((RangeVar *) cmd->def, ShareUpdateExclusiveLock);
+		if (OidIsValid(parent))
+			refuse_ddl(parent, "inherit from a table");
 	}
-	if (!is_view(relid))
+	if (!OidIsValid(relid))
 		return;
 	foreach(lc, stmt->cmds)
 	{
@@ -236,9 +261,9 @@ check_create_table(const CreateStmt *stmt)
 
 	foreach(lc, stmt->inhRelations)
 	{
-		Oid parent = RangeVarGetRelid(lfirst_node(RangeVar, lc), NoLock, true);
+		Oid parent = find_view(lfirst_node(RangeVar, lc), ShareUpdateExclusiveLock);
 
-		if (is_view(parent))
+		if (OidIsValid(parent))
 			refuse_ddl(parent, "inherit from the table");
 	}
 }
@@ -250,17 +275,17 @@ check_rename(const RenameStmt *stmt)
 
 	if (stmt->renameType != OBJECT_COLUMN || stmt->relation == NULL)
 		return;
-	relid = RangeVarGetRelid(stmt->relation, NoLock, true);
-	if (is_view(relid))
+	relid = find_view(stmt->relation, AccessExclusiveLock);
+	if (OidIsValid(relid))
 		refuse_ddl(relid, "rename a column");
 }
 
 static void
 check_rule(const RuleStmt *stmt)
 {
-	Oid relid = RangeVarGetRelid(stmt->relation, NoLock, true);
+	Oid relid = find_view(stmt->relation, AccessExclusiveLock);
 
-	if (is_view(relid))
+	if (OidIsValid(relid))
 		refuse_ddl(relid, "create a rule on the table");
 }
 
