@@ -239,6 +239,10 @@ CREATE FUNCTION kappa.waiting_reason() RETURNS text
 AS 'MODULE_PATHNAME', 'kappa_sql_waiting_reason' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION kappa.waiting_reason() IS 'kappa: why a view that should run is not among those of kappa.run_status()';
 
+CREATE FUNCTION kappa.query_text(definition regclass) RETURNS text
+AS 'MODULE_PATHNAME', 'kappa_sql_query_text' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION kappa.query_text(regclass) IS 'kappa: the query of a definition; null if it has been dropped since the snapshot was taken';
+
 CREATE FUNCTION kappa.log_status(
     view oid, version integer,
     OUT part integer, OUT end_offset bigint, OUT last_message_at timestamptz)
@@ -249,7 +253,7 @@ COMMENT ON FUNCTION kappa.log_status(oid, integer) IS 'kappa: what the worker of
 CREATE VIEW kappa.views AS
 SELECT v.view,
        v.kind,
-       pg_catalog.pg_get_viewdef(n.definition, true) AS query,
+       kappa.query_text(n.definition) AS query,
        v.version,
        CASE WHEN (v.system_identifier, v.database) <> (s.system_identifier, d.oid) THEN 'paused'
             WHEN v.state <> 'running' THEN v.state

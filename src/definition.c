@@ -29,6 +29,7 @@
 #include "commands/view.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -38,6 +39,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -48,6 +50,8 @@
 #include "fdw_options.h"
 #include "kappa.h"
 #include "view_flatten.h"
+
+PG_FUNCTION_INFO_V1(kappa_sql_query_text);
 
 /* Parameters that a query's meaning depends on, besides its text. */
 static const char *const pinned_settings[] = {
@@ -173,6 +177,20 @@ kappa_definition_get_text(Oid definition, bool pretty)
 	char *text = pg_get_querydef(query, pretty);
 
 	AtEOXact_GUC(true, level);
+	return text;
+}
+
+/* The query of a definition, for people; null if it has been dropped by now. */
+Datum
+kappa_sql_query_text(PG_FUNCTION_ARGS)
+{
+	Relation rel = try_relation_open(PG_GETARG_OID(0), AccessShareLock);
+	Datum text;
+
+	if (rel == NULL)
+		PG_RETURN_NULL();
+	text = DirectFunctionCall2(pg_get_viewdef_ext, PG_GETARG_DATUM(0), BoolGetDatum(true));
+	relation_close(rel, AccessShareLock);
 	return text;
 }
 
@@ -392,11 +410,11 @@ move_to_state_schema(Oid relid)
 }
 
 /*
- * Two views of one name in different schemas may be made at the same time:
- * whoever comes second waits until the first one's names can be seen.
+ * Two views of one name, in one schema or in several, may be made at the same
+ * time: whoever comes second waits until the first one's names can be seen.
  */
-static void
-lock_name(const char *base, const char *suffix)
+void
+kappa_definition_lock_name(const char *base, const char *suffix)
 {
 	char *name = makeObjectName(base, NULL, suffix);
 	uint32 hash = hash_bytes((unsigned char *) name, strlen(name));
@@ -412,7 +430,7 @@ choose_name(const char *base, const char *suffix, Oid near)
 	char *label = pstrdup(suffix);
 	int attempt = 0;
 
-	lock_name(base, suffix);
+	kappa_definition_lock_name(base, suffix);
 	for (;;)
 	{
 		char *name = makeObjectName(base, NULL, label);

@@ -36,6 +36,13 @@ extern Oid kappa_definition_create_state_table(List *(*ddl)(const KappaShape *, 
 											   const KappaShape *shape,
 											   Oid near, const char *base, const char *suffix);
 
+/*
+ * Wait until others who make a relation of this name, in whatever schema, have
+ * ended, and keep new ones waiting until the end of the transaction.  suffix
+ * may be NULL.
+ */
+extern void kappa_definition_lock_name(const char *base, const char *suffix);
+
 /* The name of a relation, qualified and quoted; throws if the relation is gone. */
 extern char *kappa_definition_relation_name(Oid relid);
 
