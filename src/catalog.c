@@ -226,6 +226,22 @@ kappa_catalog_get_view(Oid view)
 	return result;
 }
 
+KappaView *
+kappa_catalog_lock_view(Oid view)
+{
+	KappaCatalogScope scope;
+	Oid types[] = { OIDOID };
+	Datum values[] = { ObjectIdGetDatum(view) };
+
+	kappa_catalog_enter(&scope);
+	run("SELECT FROM kappa.view WHERE view = $1 FOR UPDATE",
+		1, types, values, NULL, SPI_OK_SELECT);
+	kappa_catalog_leave(&scope);
+
+	/* A new snapshot: what was waited for may have changed the row. */
+	return kappa_catalog_get_view(view);
+}
+
 /* Split 'name=value' elements; values may contain anything. */
 static List *
 get_settings(HeapTuple row, int column, MemoryContext context)

@@ -71,6 +71,12 @@ typedef struct KappaPosition
 
 /* NULL if the relation is not a view of kappa. */
 extern KappaView *kappa_catalog_get_view(Oid view);
+
+/*
+ * The same, and nobody else changes its row until the end of the transaction.
+ * Throws 40001 under a snapshot that is older than the last change.
+ */
+extern KappaView *kappa_catalog_lock_view(Oid view);
 extern KappaVersion *kappa_catalog_get_version(Oid view, int32 version);
 
 /* All versions of a view, of KappaVersion. */

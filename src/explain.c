@@ -141,7 +141,7 @@ put_lines(ReturnSetInfo *rsinfo, char *text)
 Datum
 kappa_sql_explain(PG_FUNCTION_ARGS)
 {
-	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0), AccessShareLock);
 	KappaVersion *version = kappa_catalog_get_version(view->view, view->version);
 	KappaStatements *statements;
 	KappaShape *shape;

@@ -17,7 +17,6 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -150,25 +149,15 @@ count_total(const int64 *start, int npartitions, const Log *log)
 /* ---- begin ---- */
 
 /*
- * Lock the view's row against another rebuild, and refuse where there is one.
- * Returns the number of the new version: numbers are not used twice, so that
- * nobody takes one version for another.
+ * Refuse where there is a rebuild already; the view's row is locked against
+ * another one.  Returns the number of the new version: numbers are not used
+ * twice, so that nobody takes one version for another.
  */
 static int32
-reserve_version(const KappaView *view)
+choose_version(const KappaView *view)
 {
-	KappaCatalogScope scope;
-	Oid types[] = { OIDOID };
-	Datum values[] = { ObjectIdGetDatum(view->view) };
-	KappaRebuildRun *run;
+	KappaRebuildRun *run = kappa_rebuild_run_get(view->view);
 
-	kappa_catalog_enter(&scope);
-	if (SPI_execute_with_args("SELECT FROM kappa.view WHERE view = $1 FOR UPDATE",
-							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not lock a view");
-	kappa_catalog_leave(&scope);
-
-	run = kappa_rebuild_run_get(view->view);
 	if (run != NULL && !run->finished)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
@@ -292,10 +281,10 @@ check_asked(const char *asked)
 Datum
 kappa_sql_rebuild(PG_FUNCTION_ARGS)
 {
-	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0), AccessShareLock);
 	char *asked = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	bool incomplete = PG_GETARG_BOOL(2);
-	KappaVersion *from = kappa_catalog_get_version(view->view, view->version);
+	KappaVersion *from;
 	KappaVersion *version;
 	KappaPosition *position;
 	KappaTable *table;
@@ -306,9 +295,10 @@ kappa_sql_rebuild(PG_FUNCTION_ARGS)
 
 	kappa_view_require_preload();
 	check_asked(asked);
+	view = kappa_catalog_lock_view(view->view);
+	from = kappa_catalog_get_version(view->view, view->version);
 	check_can_rebuild(view, from);
-	LockRelationOid(view->view, AccessShareLock);
-	number = reserve_version(view);
+	number = choose_version(view);
 
 	table = kappa_options_get_table(from->source);
 	position = kappa_catalog_get_position(view->view, view->version);
@@ -352,19 +342,20 @@ require_run(Oid view)
 Datum
 kappa_sql_switch_rebuild(PG_FUNCTION_ARGS)
 {
-	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0), AccessShareLock);
 	KappaRebuildRun *run = require_run(view->view);
 
-	if (strcmp(run->asked, KAPPA_SWITCH_MANUAL) == 0)
-		kappa_rebuild_run_set_switch(view->view, run->version, KAPPA_SWITCH_AUTO,
-									 run->switch_kind);
+	if (strcmp(run->asked, KAPPA_SWITCH_MANUAL) == 0 &&
+		!kappa_rebuild_run_set_switch(view->view, run->version, KAPPA_SWITCH_AUTO,
+									  run->switch_kind))
+		report_no_rebuild(view->view);
 	PG_RETURN_VOID();
 }
 
 Datum
 kappa_sql_cancel_rebuild(PG_FUNCTION_ARGS)
 {
-	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0), AccessShareLock);
 	KappaRebuildRun *run = require_run(view->view);
 	KappaVersion *version = kappa_catalog_get_version(view->view, run->version);
 

@@ -18,16 +18,19 @@
 #include "catalog.h"
 #include "rebuild_run.h"
 
-/* Run one statement as kappa; nothing but its effect is wanted. */
-static void
+/* Run one statement as kappa.  Returns the number of rows that it changed. */
+static uint64
 execute(const char *sql, int nargs, Oid *types, Datum *values, const char *nulls)
 {
 	KappaCatalogScope scope;
+	uint64 changed;
 
 	kappa_catalog_enter(&scope);
 	if (SPI_execute_with_args(sql, nargs, types, values, nulls, false, 0) < 0)
 		elog(ERROR, "could not run: %s", sql);
+	changed = SPI_processed;
 	kappa_catalog_leave(&scope);
+	return changed;
 }
 
 static char *
@@ -96,11 +99,11 @@ kappa_rebuild_run_insert(Oid view, int32 version, const char *asked,
 	values[3] = CStringGetTextDatum(switch_kind);
 	values[4] = CStringGetTextDatum(KAPPA_PHASE_REPLAYING);
 	values[5] = Int64GetDatum(messages_total);
-	execute("WITH d AS (DELETE FROM kappa.rebuild_run WHERE view = $1)"
-			" INSERT INTO kappa.rebuild_run"
-			" (view, version, asked, switch, phase, messages_total)"
-			" VALUES ($1, $2, $3, $4, $5, $6)",
-			6, types, values, NULL);
+	(void) execute("WITH d AS (DELETE FROM kappa.rebuild_run WHERE view = $1)"
+				   " INSERT INTO kappa.rebuild_run"
+				   " (view, version, asked, switch, phase, messages_total)"
+				   " VALUES ($1, $2, $3, $4, $5, $6)",
+				   6, types, values, NULL);
 }
 
 void
@@ -116,14 +119,14 @@ kappa_rebuild_run_report(Oid view, int32 version, const char *phase,
 	values[3] = Int64GetDatum(messages);
 	values[4] = Int32GetDatum(waiting_for);
 	values[5] = CStringGetTextDatum(KAPPA_PHASE_REPLAYING);
-	execute("UPDATE kappa.rebuild_run SET phase = $3, messages = $4,"
-			" waiting_for = nullif($5, 0),"
-			" replayed_at = CASE WHEN $3 <> $6 THEN coalesce(replayed_at, clock_timestamp()) END"
-			" WHERE view = $1 AND version = $2 AND finished_at IS NULL",
-			6, types, values, NULL);
+	(void) execute("UPDATE kappa.rebuild_run SET phase = $3, messages = $4,"
+				   " waiting_for = nullif($5, 0),"
+				   " replayed_at = CASE WHEN $3 <> $6 THEN coalesce(replayed_at, clock_timestamp()) END"
+				   " WHERE view = $1 AND version = $2 AND finished_at IS NULL",
+				   6, types, values, NULL);
 }
 
-void
+bool
 kappa_rebuild_run_set_switch(Oid view, int32 version, const char *asked,
 							 const char *switch_kind)
 {
@@ -134,9 +137,9 @@ kappa_rebuild_run_set_switch(Oid view, int32 version, const char *asked,
 	values[1] = Int32GetDatum(version);
 	values[2] = CStringGetTextDatum(asked);
 	values[3] = CStringGetTextDatum(switch_kind);
-	execute("UPDATE kappa.rebuild_run SET asked = $3, switch = $4"
-			" WHERE view = $1 AND version = $2",
-			4, types, values, NULL);
+	return execute("UPDATE kappa.rebuild_run SET asked = $3, switch = $4"
+				   " WHERE view = $1 AND version = $2 AND finished_at IS NULL",
+				   4, types, values, NULL) == 1;
 }
 
 void
@@ -151,8 +154,8 @@ kappa_rebuild_run_finish(Oid view, int32 version, const char *phase,
 	values[1] = Int32GetDatum(version);
 	values[2] = CStringGetTextDatum(phase);
 	values[3] = error == NULL ? (Datum) 0 : CStringGetTextDatum(error);
-	execute("UPDATE kappa.rebuild_run SET phase = $3, error = $4, waiting_for = NULL,"
-			" finished_at = clock_timestamp()"
-			" WHERE view = $1 AND version = $2 AND finished_at IS NULL",
-			4, types, values, nulls);
+	(void) execute("UPDATE kappa.rebuild_run SET phase = $3, error = $4, waiting_for = NULL,"
+				   " finished_at = clock_timestamp()"
+				   " WHERE view = $1 AND version = $2 AND finished_at IS NULL",
+				   4, types, values, nulls);
 }

@@ -59,7 +59,8 @@ extern void kappa_rebuild_run_insert(Oid view, int32 version, const char *asked,
 extern void kappa_rebuild_run_report(Oid view, int32 version, const char *phase,
 									 int64 messages, int waiting_for);
 
-extern void kappa_rebuild_run_set_switch(Oid view, int32 version, const char *asked,
+/* False if the run has finished meanwhile. */
+extern bool kappa_rebuild_run_set_switch(Oid view, int32 version, const char *asked,
 										 const char *switch_kind);
 
 /* End a run: phase done, cancelled or failed.  error may be NULL. */

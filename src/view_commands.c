@@ -24,6 +24,7 @@
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -78,17 +79,33 @@ require_utf8(void)
 				 errhint("Create a database with ENCODING 'UTF8' TEMPLATE template0.")));
 }
 
-KappaView *
-kappa_view_require_owned(Oid relid)
+static void
+check_owner(Oid relid, const char *name)
 {
+	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, name);
+}
+
+KappaView *
+kappa_view_require_owned(Oid relid, LOCKMODE lockmode)
+{
+	char *name = get_rel_name(relid);
 	KappaView *view;
 
-	if (get_rel_name(relid) == NULL)
+	if (name == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
-	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
-		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(relid));
+
+	/* Who may do nothing to a table shall not queue for it, either. */
+	check_owner(relid, name);
+	LockRelationOid(relid, lockmode);
+	if (get_rel_name(relid) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s\" does not exist", name),
+				 errdetail("It was dropped by another transaction.")));
+	check_owner(relid, name);
 	view = kappa_catalog_get_view(relid);
 	if (view == NULL)
 		ereport(ERROR,
@@ -219,6 +236,7 @@ create_table(const KappaShape *shape, RangeVar *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("a view of kappa cannot be temporary")));
+	kappa_definition_lock_name(name->relname, NULL);
 	kappa_definition_run_ddl(kappa_plan_table_ddl(shape, qualified));
 	kappa_definition_run_ddl(list_make1(psprintf("CREATE TRIGGER " KAPPA_GUARD_TRIGGER " BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION kappa.guard()",
 												 qualified)));
@@ -321,7 +339,7 @@ kappa_sql_drop_view(PG_FUNCTION_ARGS)
 	char *schema;
 	char *name;
 
-	(void) kappa_view_require_owned(relid);
+	(void) kappa_view_require_owned(relid, AccessExclusiveLock);
 	schema = get_namespace_name(get_rel_namespace(relid));
 	name = quote_qualified_identifier(schema, get_rel_name(relid));
 	kappa_definition_run_ddl(list_make1(psprintf("DROP TABLE %s", name)));
@@ -331,8 +349,9 @@ kappa_sql_drop_view(PG_FUNCTION_ARGS)
 Datum
 kappa_sql_pause_view(PG_FUNCTION_ARGS)
 {
-	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0), AccessShareLock);
 
+	view = kappa_catalog_lock_view(view->view);
 	if (view->state == KAPPA_VIEW_STOPPED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -381,9 +400,10 @@ check_resumable(const KappaView *view)
 Datum
 kappa_sql_resume_view(PG_FUNCTION_ARGS)
 {
-	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0), AccessShareLock);
 
 	kappa_view_require_preload();
+	view = kappa_catalog_lock_view(view->view);
 	if (view->state == KAPPA_VIEW_RUNNING && !view->restored)
 		PG_RETURN_VOID();
 
@@ -461,7 +481,7 @@ store_seek(const KappaView *view, const KappaPosition *position, int n, int32 pa
 Datum
 kappa_sql_seek_view(PG_FUNCTION_ARGS)
 {
-	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0));
+	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0), AccessShareLock);
 	char *topic = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	int32 part = PG_GETARG_INT32(2);
 	int64 target = PG_GETARG_INT64(3);

@@ -11,14 +11,20 @@
 #ifndef KAPPA_VIEW_COMMANDS_H
 #define KAPPA_VIEW_COMMANDS_H
 
+#include "storage/lockdefs.h"
+
 #include "catalog.h"
 #include "view_analyze.h"
 
 /* Throws 55000 with the line to add where kappa's processes cannot run. */
 extern void kappa_view_require_preload(void);
 
-/* The view, which the current user must own; throws 42P01, 42501 or 42809 otherwise. */
-extern KappaView *kappa_view_require_owned(Oid relid);
+/*
+ * The view, which the current user must own, locked until the end of the
+ * transaction: so it is neither dropped, renamed nor given away meanwhile.
+ * Throws 42P01, 42501 or 42809 otherwise.
+ */
+extern KappaView *kappa_view_require_owned(Oid relid, LOCKMODE lockmode);
 
 /*
  * Create what a version needs beside its target: definition and companion,
