@@ -91,12 +91,14 @@ OBJS = \
 REGRESS = aggregate_builtin aggregate_misuse aggregate_state ddl decode_json decode_raw decode_types \
 	flatten options refuse
 REGRESS_BROKER =
+ISOLATION = create depend drop guard privileges
+ISOLATION_BROKER = rebuild
 ifneq ($(KAPPA_TEST_MOCK),)
 REGRESS += $(REGRESS_BROKER)
+ISOLATION += $(ISOLATION_BROKER)
 endif
 REGRESS_OPTS = --encoding=UTF8 --temp-instance=./tmp_check --temp-config=test/kappa.conf
 
-ISOLATION =
 ISOLATION_OPTS = --encoding=UTF8 --inputdir=test/isolation --temp-instance=./tmp_check_iso \
 	--temp-config=test/kappa.conf
 
