@@ -1,5 +1,8 @@
 -- What making, changing and dropping a view does to the database.  No broker
 -- is needed: nothing here waits for a message.
+SET client_min_messages = warning;
+DROP EXTENSION IF EXISTS kappa CASCADE;
+RESET client_min_messages;
 CREATE EXTENSION kappa;
 CREATE SERVER nowhere FOREIGN DATA WRAPPER kappa
     OPTIONS (bootstrap_servers '127.0.0.1:1');
