@@ -8,6 +8,7 @@ RESET client_min_messages;
 CREATE SCHEMA aggregate_state;
 SET search_path = aggregate_state;
 SET datestyle = 'ISO';
+SET timezone = 'UTC';
 CREATE TYPE mood AS ENUM ('bad', 'fair', 'good');
 CREATE DOMAIN positive AS numeric CHECK (value >= 0);
 
