@@ -81,6 +81,8 @@ scan_mode(const RangeTblEntry *rte)
 		return KAPPA_SCAN_BATCH;
 	if (strcmp(rte->alias->aliasname, KAPPA_BOUNDED_ALIAS) == 0)
 		return KAPPA_SCAN_BOUNDED;
+	if (strcmp(rte->alias->aliasname, KAPPA_LATER_ALIAS) == 0)
+		return KAPPA_SCAN_LATER;
 	return KAPPA_SCAN_LOG;
 }
 
@@ -339,6 +341,7 @@ kappaGetForeignPaths(PlannerInfo *root, RelOptInfo *baserel, Oid foreigntableid)
 						  baserel->reltarget->cost.startup;
 	double run_cost = info->messages * cost_of_message(info, baserel) +
 					  baserel->rows * baserel->reltarget->cost.per_tuple;
+	ForeignPath *path;
 
 	if (info->plan.mode != KAPPA_SCAN_BATCH)
 		startup_cost += STARTUP_COST;
@@ -350,11 +353,16 @@ kappaGetForeignPaths(PlannerInfo *root, RelOptInfo *baserel, Oid foreigntableid)
 		run_cost = baserel->rows * cpu_tuple_cost;
 	}
 
-	add_path(baserel, (Path *)
-						  kappa_create_foreignscan_path(root, baserel,
-														baserel->rows,
-														startup_cost,
-														startup_cost + run_cost));
+	path = kappa_create_foreignscan_path(root, baserel, baserel->rows, startup_cost,
+										 startup_cost + run_cost);
+
+	/*
+	 * Only the leader knows the bounds.  A worker may have a share of a scan
+	 * that the leader has begun, but not all of one to itself.
+	 */
+	if (info->plan.mode == KAPPA_SCAN_BOUNDED || info->plan.mode == KAPPA_SCAN_LATER)
+		path->path.parallel_safe = false;
+	add_path(baserel, (Path *) path);
 	if (baserel->consider_parallel && baserel->lateral_relids == NULL)
 		add_parallel_path(root, baserel, startup_cost, run_cost);
 }
@@ -457,6 +465,8 @@ kappaExplainForeignScan(ForeignScanState *node, ExplainState *es)
 		ExplainPropertyText("Reads", "batch", es);
 	else if (plan.mode == KAPPA_SCAN_BOUNDED)
 		ExplainPropertyText("Reads", "bound offsets", es);
+	else if (plan.mode == KAPPA_SCAN_LATER)
+		ExplainPropertyText("Reads", "messages after bound offsets", es);
 	else if (table->changelog)
 		ExplainPropertyText("Reads", "latest message per key", es);
 

@@ -21,6 +21,11 @@ typedef struct BoundTable
 {
 	Oid relid;
 	KappaLog bounds;
+	List *gaps; /* of KappaRange, sorted by partition and start, disjoint */
+
+	/* Of scans that have ended: between the bounds, and after them. */
+	uint64 offsets[2];
+	uint64 messages[2];
 } BoundTable;
 
 /* Of BoundTable, a handful at most, in BoundsContext. */
@@ -35,10 +40,12 @@ kappa_fdw_unbind_bounds(void)
 		MemoryContextReset(BoundsContext);
 }
 
+/* Also at commit: an error may have been caught by a subtransaction. */
 static void
-unbind_at_abort(XactEvent event, void *arg)
+unbind_at_end(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_ABORT)
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT ||
+		event == XACT_EVENT_PREPARE)
 		kappa_fdw_unbind_bounds();
 }
 
@@ -76,7 +83,7 @@ kappa_fdw_bind_bounds(Oid relid, int n, const int64 *start, const int64 *end)
 	{
 		BoundsContext = AllocSetContextCreate(TopMemoryContext, "kappa bounds",
 											  ALLOCSET_SMALL_SIZES);
-		RegisterXactCallback(unbind_at_abort, NULL);
+		RegisterXactCallback(unbind_at_end, NULL);
 	}
 
 	old = MemoryContextSwitchTo(BoundsContext);
@@ -89,11 +96,14 @@ kappa_fdw_bind_bounds(Oid relid, int n, const int64 *start, const int64 *end)
 	bound->bounds.npartitions = n;
 	bound->bounds.begin = copy_offsets(n, start);
 	bound->bounds.end = copy_offsets(n, end);
+	bound->gaps = NIL;
+	memset(bound->offsets, 0, sizeof(bound->offsets));
+	memset(bound->messages, 0, sizeof(bound->messages));
 	MemoryContextSwitchTo(old);
 }
 
-const KappaLog *
-kappa_bounds_get(Oid relid)
+static BoundTable *
+require_bound(Oid relid)
 {
 	BoundTable *bound = find_bound(relid);
 
@@ -104,18 +114,156 @@ kappa_bounds_get(Oid relid)
 						get_rel_name(relid)),
 				 errhint("The table alias \"%s\" is reserved for kappa.",
 						 KAPPA_BOUNDED_ALIAS)));
-	return &bound->bounds;
+	return bound;
 }
+
+const KappaLog *
+kappa_bounds_get(Oid relid)
+{
+	return &require_bound(relid)->bounds;
+}
+
+/* ---- gaps ---- */
+
+/* Clip a gap to the bounds; false if nothing is left of it. */
+static bool
+clip_gap(const KappaLog *bounds, KappaRange *gap)
+{
+	if (gap->partition < 0 || gap->partition >= bounds->npartitions)
+		return false;
+	gap->start = Max(gap->start, bounds->begin[gap->partition]);
+	gap->end = Min(gap->end, bounds->end[gap->partition]);
+	return gap->start < gap->end;
+}
+
+static int
+compare_gaps(const ListCell *a, const ListCell *b)
+{
+	const KappaRange *left = lfirst(a);
+	const KappaRange *right = lfirst(b);
+
+	if (left->partition != right->partition)
+		return left->partition < right->partition ? -1 : 1;
+	if (left->start != right->start)
+		return left->start < right->start ? -1 : 1;
+	return 0;
+}
+
+/* Join gaps that overlap or touch; the list is sorted. */
+static List *
+merge_gaps(List *gaps)
+{
+	List *merged = NIL;
+	ListCell *lc;
+
+	foreach(lc, gaps)
+	{
+		KappaRange *gap = lfirst(lc);
+		KappaRange *last = merged == NIL ? NULL : llast(merged);
+
+		if (last != NULL && last->partition == gap->partition && last->end >= gap->start)
+			last->end = Max(last->end, gap->end);
+		else
+			merged = lappend(merged, gap);
+	}
+	return merged;
+}
+
+void
+kappa_fdw_bind_gap(Oid relid, int32 partition, int64 start, int64 end)
+{
+	BoundTable *bound = require_bound(relid);
+	KappaRange range = { .partition = partition, .start = start, .end = end };
+	MemoryContext old;
+	KappaRange *gap;
+
+	if (!clip_gap(&bound->bounds, &range))
+		return;
+	old = MemoryContextSwitchTo(BoundsContext);
+	gap = palloc(sizeof(KappaRange));
+	*gap = range;
+	bound->gaps = lappend(bound->gaps, gap);
+	list_sort(bound->gaps, compare_gaps);
+	bound->gaps = merge_gaps(bound->gaps);
+	MemoryContextSwitchTo(old);
+}
+
+int
+kappa_bounds_cut_gaps(Oid relid, KappaRange **ranges, int n)
+{
+	List *gaps = require_bound(relid)->gaps;
+	KappaRange *pieces;
+	int npieces = 0;
+
+	if (gaps == NIL)
+		return n;
+
+	/* Each gap cuts at most one range in two: those of a partition are disjoint. */
+	pieces = palloc((n + list_length(gaps)) * sizeof(KappaRange));
+	for (int i = 0; i < n; i++)
+	{
+		KappaRange rest = (*ranges)[i];
+		ListCell *lc;
+
+		foreach(lc, gaps)
+		{
+			const KappaRange *gap = lfirst(lc);
+
+			if (gap->partition != rest.partition ||
+				gap->end <= rest.start || gap->start >= rest.end)
+				continue;
+			if (gap->start > rest.start)
+			{
+				pieces[npieces] = rest;
+				pieces[npieces++].end = gap->start;
+			}
+			rest.start = gap->end;
+		}
+		if (rest.start < rest.end)
+			pieces[npieces++] = rest;
+	}
+	pfree(*ranges);
+	*ranges = pieces;
+	return npieces;
+}
+
+/* ---- counting ---- */
 
 double
 kappa_fdw_bound_rows(Oid relid)
 {
 	BoundTable *bound = find_bound(relid);
 	double rows = 0;
+	ListCell *lc;
 
 	if (bound == NULL)
 		return -1;
 	for (int32 i = 0; i < bound->bounds.npartitions; i++)
 		rows += Max(bound->bounds.end[i] - bound->bounds.begin[i], 0);
+	foreach(lc, bound->gaps)
+	{
+		const KappaRange *gap = lfirst(lc);
+
+		rows -= gap->end - gap->start;
+	}
 	return rows;
+}
+
+void
+kappa_bounds_count(Oid relid, bool later, uint64 offsets, uint64 messages)
+{
+	BoundTable *bound = find_bound(relid);
+
+	if (bound == NULL)
+		return;
+	bound->offsets[later] += offsets;
+	bound->messages[later] += messages;
+}
+
+int64
+kappa_fdw_count_holes(Oid relid, bool later)
+{
+	BoundTable *bound = find_bound(relid);
+
+	return bound == NULL ? 0 : (int64) (bound->offsets[later] - bound->messages[later]);
 }

@@ -18,4 +18,13 @@
 /* The bounds of a table, as a log; throws 55000 if there are none. */
 extern const KappaLog *kappa_bounds_get(Oid relid);
 
+/*
+ * Take what is to be passed over out of n sorted ranges of the table's log.
+ * The array may be palloc'd anew; returns how many ranges there are.
+ */
+extern int kappa_bounds_cut_gaps(Oid relid, KappaRange **ranges, int n);
+
+/* A scan between the bounds, or of what comes after them, has ended: what it has read. */
+extern void kappa_bounds_count(Oid relid, bool later, uint64 offsets, uint64 messages);
+
 #endif /* KAPPA_FDW_BOUNDS_H */

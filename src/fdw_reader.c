@@ -63,6 +63,8 @@ struct KappaReader
 	int window;
 	List *waiting; /* KappaRange, taken, whose partition is being read */
 
+	uint64 returned; /* messages that the queue has not been told of */
+
 	/* Messages in hand: messages[next .. nmessages). */
 	KappaMessage *messages;
 	int nmessages;
@@ -440,11 +442,19 @@ count_messages(KappaReader *reader)
 	pg_atomic_fetch_add_u64(&reader->queue->bytes, bytes);
 }
 
+static void
+count_returned(KappaReader *reader)
+{
+	pg_atomic_fetch_add_u64(&reader->queue->returned, reader->returned);
+	reader->returned = 0;
+}
+
 /* Get more messages in hand; false when there will be no more. */
 static bool
 fetch_messages(KappaReader *reader)
 {
 	release_messages(reader);
+	count_returned(reader);
 
 	while (reader->nmessages == 0)
 	{
@@ -479,7 +489,10 @@ kappa_reader_next(KappaReader *reader)
 			const KappaMessage *message = &reader->messages[reader->next++];
 
 			if (accept_entry(reader, message))
+			{
+				reader->returned++;
 				return message;
+			}
 		}
 		if (!fetch_messages(reader))
 			return NULL;

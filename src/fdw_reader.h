@@ -25,8 +25,9 @@ typedef struct KappaRangeQueue
 	pg_atomic_uint32 next;     /* index of the next range to take */
 	pg_atomic_uint64 messages; /* read by all processes, for EXPLAIN */
 	pg_atomic_uint64 bytes;
-	int32 npartitions; /* above every partition in ranges */
-	int nprocesses;    /* that are expected to take ranges */
+	pg_atomic_uint64 returned; /* messages that lie in the ranges */
+	int32 npartitions;         /* above every partition in ranges */
+	int nprocesses;            /* that are expected to take ranges */
 	int capacity;
 	int nranges;
 	KappaRange ranges[FLEXIBLE_ARRAY_MEMBER];

@@ -69,6 +69,7 @@ typedef struct KappaScan
 	/* Of queues that are gone. */
 	uint64 messages;
 	uint64 bytes;
+	uint64 returned;
 } KappaScan;
 
 /* ---- beginning ---- */
@@ -161,7 +162,7 @@ kappaBeginForeignScan(ForeignScanState *node, int eflags)
 	{
 		create_decoder(scan);
 		init_restrictions(scan, node);
-		if (scan->table->changelog)
+		if (scan->table->changelog && scan->plan.mode != KAPPA_SCAN_LATER)
 			scan->changelog = kappa_changelog_create(scan->table, scan->decoder,
 													 scan->plan.key_clauses,
 													 &node->ss, scan->rewind);
@@ -245,6 +246,13 @@ ensure_log(KappaScan *scan)
 
 		check_bounds(scan, bounds, log);
 		log = copy_log(bounds, Min(bounds->npartitions, log->npartitions));
+	}
+	else if (scan->plan.mode == KAPPA_SCAN_LATER)
+	{
+		const KappaLog *bounds = kappa_bounds_get(scan->table->relid);
+
+		for (int32 i = 0; i < Min(bounds->npartitions, log->npartitions); i++)
+			log->begin[i] = Max(log->begin[i], bounds->end[i]);
 	}
 	scan->log = log;
 }
@@ -338,10 +346,15 @@ fit_ranges(KappaRange *ranges, int n, int capacity)
 static int
 resolve_ranges(KappaScan *scan, ForeignScanState *node, KappaRange **ranges)
 {
+	int n;
+
 	ensure_log(scan);
-	return kappa_ranges_resolve(scan->restrictions, node->ss.ps.ps_ExprContext,
-								kappa_reader_topic(scan->reader), scan->log,
-								ranges);
+	n = kappa_ranges_resolve(scan->restrictions, node->ss.ps.ps_ExprContext,
+							 kappa_reader_topic(scan->reader), scan->log,
+							 ranges);
+	if (scan->plan.mode == KAPPA_SCAN_BOUNDED)
+		n = kappa_bounds_cut_gaps(scan->table->relid, ranges, n);
+	return n;
 }
 
 static void
@@ -350,6 +363,7 @@ init_queue(KappaRangeQueue *queue, int capacity, int nprocesses)
 	pg_atomic_init_u32(&queue->next, 0);
 	pg_atomic_init_u64(&queue->messages, 0);
 	pg_atomic_init_u64(&queue->bytes, 0);
+	pg_atomic_init_u64(&queue->returned, 0);
 	queue->capacity = capacity;
 	queue->nprocesses = nprocesses;
 	queue->nranges = 0;
@@ -364,6 +378,7 @@ collect_counters(KappaScan *scan)
 		return;
 	scan->messages += pg_atomic_exchange_u64(&scan->queue->messages, 0);
 	scan->bytes += pg_atomic_exchange_u64(&scan->queue->bytes, 0);
+	scan->returned += pg_atomic_exchange_u64(&scan->queue->returned, 0);
 }
 
 /* Make the queue of a scan that is not parallel. */
@@ -515,6 +530,24 @@ kappaReScanForeignScan(ForeignScanState *node)
 		scan->started = false;
 }
 
+/* Tell whoever has bound the bounds what was read of them. */
+static void
+tell_counters(KappaScan *scan)
+{
+	bool later = scan->plan.mode == KAPPA_SCAN_LATER;
+	double offsets = 0;
+
+	if ((scan->plan.mode != KAPPA_SCAN_BOUNDED && !later) || scan->log == NULL)
+		return;
+	collect_counters(scan);
+	if (later)
+		for (int32 i = 0; i < scan->log->npartitions; i++)
+			offsets += scan->log->end[i] - scan->log->begin[i];
+	else
+		offsets = kappa_fdw_bound_rows(scan->table->relid);
+	kappa_bounds_count(scan->table->relid, later, Max(offsets, 0), scan->returned);
+}
+
 void
 kappaEndForeignScan(ForeignScanState *node)
 {
@@ -522,6 +555,8 @@ kappaEndForeignScan(ForeignScanState *node)
 
 	if (scan == NULL)
 		return;
+	if (!IsParallelWorker())
+		tell_counters(scan);
 	if (scan->changelog != NULL)
 		kappa_changelog_clear(scan->changelog);
 	ExecClearTuple(node->ss.ss_ScanTupleSlot);

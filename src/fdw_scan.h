@@ -20,6 +20,7 @@ typedef enum KappaScanMode
 {
 	KAPPA_SCAN_LOG,     /* the log, up to its end when the scan begins */
 	KAPPA_SCAN_BOUNDED, /* the log, between bounds that this process has bound */
+	KAPPA_SCAN_LATER,   /* every message after these bounds, of a changelog, too */
 	KAPPA_SCAN_BATCH,   /* the batch that this process has bound */
 } KappaScanMode;
 
@@ -47,7 +48,7 @@ extern void kappa_scan_load_plan(const ForeignScan *scan, KappaScanPlan *plan);
  * in this process: of partition p they read the offsets start[p] up to, not
  * including, end[p], and of partitions from n on nothing.  The arrays are
  * copied.  A later binding of the same table replaces this one; all are
- * forgotten by kappa_fdw_unbind_bounds() and when a transaction aborts.
+ * forgotten by kappa_fdw_unbind_bounds() and at the end of the transaction.
  *
  * The scan throws 55000 if nothing is bound, or if the log no longer has what
  * the bounds ask for.
@@ -56,8 +57,18 @@ extern void kappa_fdw_bind_bounds(Oid relid, int n, const int64 *start,
 								  const int64 *end);
 extern void kappa_fdw_unbind_bounds(void);
 
-/* Messages between the bounds that are bound to a table now; -1 if none are. */
+/* Pass over some of the offsets between the bounds of a table: start up to, not including, end. */
+extern void kappa_fdw_bind_gap(Oid relid, int32 partition, int64 start, int64 end);
+
+/* Offsets between the bounds that are bound to a table now; -1 if none are. */
 extern double kappa_fdw_bound_rows(Oid relid);
+
+/*
+ * Offsets that had no message when the log was read since the bounds were
+ * bound: between them, or after them.  Compaction makes such, and so do
+ * transactions.
+ */
+extern int64 kappa_fdw_count_holes(Oid relid, bool later);
 
 /* Callbacks of the FDW. */
 extern void kappaBeginForeignScan(ForeignScanState *node, int eflags);
