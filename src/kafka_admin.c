@@ -406,3 +406,66 @@ kappa_kafka_read_one(KafkaTopic *topic, int32 partition,
 
 	return verdict == 1;
 }
+
+/* Does a configuration, as the brokers describe it, ask for compaction? */
+static int
+judge_configuration(rd_kafka_event_t *event)
+{
+	const rd_kafka_DescribeConfigs_result_t *result;
+	size_t nresources = 0;
+	size_t nentries = 0;
+	const rd_kafka_ConfigResource_t **resources;
+	const rd_kafka_ConfigEntry_t **entries;
+
+	result = rd_kafka_event_DescribeConfigs_result(event);
+	resources = rd_kafka_DescribeConfigs_result_resources(result, &nresources);
+	if (nresources != 1 ||
+		rd_kafka_ConfigResource_error(resources[0]) != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return -1;
+	entries = rd_kafka_ConfigResource_configs(resources[0], &nentries);
+	for (size_t i = 0; i < nentries; i++)
+	{
+		const char *value = rd_kafka_ConfigEntry_value(entries[i]);
+
+		if (value != NULL &&
+			strcmp(rd_kafka_ConfigEntry_name(entries[i]), "cleanup.policy") == 0)
+			return strstr(value, "compact") != NULL;
+	}
+	return -1;
+}
+
+/* Ask once; true if there was an answer, be it that there is none to be had. */
+static bool
+try_is_compacted(Question *question, int *compacted)
+{
+	KafkaTopic *topic = question->topic;
+	rd_kafka_t *rk = topic->client->rk;
+	rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+	rd_kafka_ConfigResource_t *resource = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC,
+																	  topic->name);
+	rd_kafka_event_t *event;
+	bool answered;
+
+	rd_kafka_DescribeConfigs(rk, &resource, 1, NULL, queue);
+	event = rd_kafka_queue_poll(queue, begin_try(question));
+	answered = event != NULL;
+	if (answered && rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR_NO_ERROR)
+		*compacted = judge_configuration(event);
+	if (event != NULL)
+		rd_kafka_event_destroy(event);
+	rd_kafka_ConfigResource_destroy(resource);
+	rd_kafka_queue_destroy(queue);
+	return answered;
+}
+
+int
+kappa_kafka_is_compacted(KafkaTopic *topic)
+{
+	Question question = ask(topic, "get the configuration of");
+	int compacted = -1;
+
+	while (!try_is_compacted(&question, &compacted))
+		prepare_retry(&question, RD_KAFKA_RESP_ERR__TIMED_OUT, -1);
+	finish(&question);
+	return compacted;
+}

@@ -46,4 +46,10 @@ extern void kappa_kafka_offsets_for_time(KafkaTopic *topic, int32 n,
 extern bool kappa_kafka_read_one(KafkaTopic *topic, int32 partition,
 								 int64 offset, KappaMessage *message);
 
+/*
+ * Does the cluster compact the topic (cleanup.policy)?  1: yes, 0: no, -1: it
+ * does not tell, for instance because the user may not ask.
+ */
+extern int kappa_kafka_is_compacted(KafkaTopic *topic);
+
 #endif /* KAPPA_KAFKA_ADMIN_H */
