@@ -72,6 +72,9 @@ OBJS = \
 	src/supervisor.o \
 	src/swap.o \
 	src/swap_index.o \
+	src/verify.o \
+	src/verify_query.o \
+	src/verify_value.o \
 	src/view_aggregate.o \
 	src/view_analyze.o \
 	src/view_commands.o \

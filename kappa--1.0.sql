@@ -176,6 +176,10 @@ CREATE FUNCTION kappa.decode_message(topic regclass, value bytea, key bytea DEFA
 AS 'MODULE_PATHNAME', 'kappa_sql_decode_message' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION kappa.decode_message(regclass, bytea, bytea) IS 'what a foreign table makes of a message: its columns and their values as text; or the error';
 
+CREATE FUNCTION kappa.same_value(wanted anyelement, kept anyelement, rounded boolean) RETURNS boolean
+AS 'MODULE_PATHNAME', 'kappa_sql_same_value' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.same_value(anyelement, anyelement, boolean) IS 'kappa: whether two values are equal by their type, or as text if it has no equality; rounded: floating-point numbers but for what the order of a sum may change';
+
 CREATE FUNCTION kappa.guard() RETURNS trigger
 AS 'MODULE_PATHNAME', 'kappa_sql_guard' LANGUAGE C;
 COMMENT ON FUNCTION kappa.guard() IS 'kappa: trigger that refuses changes of a view by hand';
@@ -219,6 +223,17 @@ COMMENT ON FUNCTION kappa.wait_for(regclass, interval) IS 'wait until a view has
 CREATE FUNCTION kappa.explain(view regclass) RETURNS SETOF text
 AS 'MODULE_PATHNAME', 'kappa_sql_explain' LANGUAGE C STABLE STRICT;
 COMMENT ON FUNCTION kappa.explain(regclass) IS 'the SQL that keeps a view';
+
+CREATE FUNCTION kappa.verify(view regclass) RETURNS bigint
+AS 'MODULE_PATHNAME', 'kappa_sql_verify' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.verify(regclass) IS 'compare a view with its query over the log up to the view''s offsets: the number of rows that differ';
+
+CREATE FUNCTION kappa.diff_view(
+    view regclass, max_rows bigint DEFAULT 1000,
+    OUT difference text, OUT copies bigint, OUT columns text[], OUT "row" json)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'kappa_sql_diff_view' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.diff_view(regclass, bigint) IS 'the rows that kappa.verify() counts: missing (the query has it, the view does not) or extra, how many times, and which columns differ where both have a row of the same key';
 
 -- ---------------------------------------------------------------------------
 -- Views: how they are doing

@@ -116,6 +116,15 @@ get_int(HeapTuple row, int column)
 	return isnull ? 0 : DatumGetInt32(value);
 }
 
+static int64
+get_int8(HeapTuple row, int column)
+{
+	bool isnull;
+	Datum value = SPI_getbinval(row, SPI_tuptable->tupdesc, column, &isnull);
+
+	return isnull ? 0 : DatumGetInt64(value);
+}
+
 static bool
 get_bool(HeapTuple row, int column)
 {
@@ -381,19 +390,41 @@ kappa_catalog_list_runnable(void)
 
 /* ---- positions ---- */
 
+/* Run a SELECT about a version inside a scope: through a snapshot, or a fresh one if it is NULL. */
+static void
+select_for_version(const char *sql, Oid view, int32 version, Snapshot snapshot)
+{
+	Oid types[] = { OIDOID, INT4OID };
+	Datum values[] = { ObjectIdGetDatum(view), Int32GetDatum(version) };
+
+	if (snapshot == InvalidSnapshot)
+	{
+		run(sql, 2, types, values, NULL, SPI_OK_SELECT);
+		return;
+	}
+	PushActiveSnapshot(snapshot);
+	if (SPI_execute_with_args(sql, 2, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not run: %s", sql);
+	PopActiveSnapshot();
+}
+
 KappaPosition *
 kappa_catalog_get_position(Oid view, int32 version)
+{
+	return kappa_catalog_get_position_at(view, version, InvalidSnapshot);
+}
+
+KappaPosition *
+kappa_catalog_get_position_at(Oid view, int32 version, Snapshot snapshot)
 {
 	MemoryContext context = CurrentMemoryContext;
 	KappaCatalogScope scope;
 	KappaPosition *result = NULL;
-	Oid types[] = { OIDOID, INT4OID };
-	Datum values[] = { ObjectIdGetDatum(view), Int32GetDatum(version) };
 
 	kappa_catalog_enter(&scope);
-	run("SELECT topic, start_offset, next_offset FROM kappa.position"
-		" WHERE view = $1 AND version = $2",
-		2, types, values, NULL, SPI_OK_SELECT);
+	select_for_version("SELECT topic, start_offset, next_offset FROM kappa.position"
+					   " WHERE view = $1 AND version = $2",
+					   view, version, snapshot);
 	if (SPI_processed == 1)
 	{
 		HeapTuple row = SPI_tuptable->vals[0];
@@ -405,6 +436,33 @@ kappa_catalog_get_position(Oid view, int32 version)
 		result->next_offset = get_int8_array(row, 3, &result->npartitions, context);
 		if (n != result->npartitions)
 			elog(ERROR, "arrays of different length in kappa.position");
+	}
+	kappa_catalog_leave(&scope);
+	return result;
+}
+
+List *
+kappa_catalog_list_gaps_at(Oid view, int32 version, Snapshot snapshot)
+{
+	MemoryContext context = CurrentMemoryContext;
+	KappaCatalogScope scope;
+	List *result = NIL;
+
+	kappa_catalog_enter(&scope);
+	select_for_version("SELECT part, from_offset, to_offset FROM kappa.gap"
+					   " WHERE view = $1 AND version = $2 ORDER BY part, from_offset",
+					   view, version, snapshot);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple row = SPI_tuptable->vals[i];
+		MemoryContext old = MemoryContextSwitchTo(context);
+		KappaGap *gap = palloc(sizeof(KappaGap));
+
+		gap->part = get_int(row, 1);
+		gap->from_offset = get_int8(row, 2);
+		gap->to_offset = get_int8(row, 3);
+		result = lappend(result, gap);
+		MemoryContextSwitchTo(old);
 	}
 	kappa_catalog_leave(&scope);
 	return result;

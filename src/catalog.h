@@ -17,6 +17,7 @@
 
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
+#include "utils/snapshot.h"
 
 /* What a view is meant to do; kappa.view.state. */
 typedef enum KappaViewState
@@ -86,6 +87,21 @@ extern List *kappa_catalog_list_versions(Oid view);
 extern List *kappa_catalog_list_runnable(void);
 
 extern KappaPosition *kappa_catalog_get_position(Oid view, int32 version);
+
+/* Offsets that kappa.seek_view() passed over: from_offset up to, not including, to_offset. */
+typedef struct KappaGap
+{
+	int32 part;
+	int64 from_offset;
+	int64 to_offset;
+} KappaGap;
+
+/*
+ * The position of a version and its gaps (of KappaGap) as a snapshot sees
+ * them, for whoever looks at the view's rows through the same snapshot.
+ */
+extern KappaPosition *kappa_catalog_get_position_at(Oid view, int32 version, Snapshot snapshot);
+extern List *kappa_catalog_list_gaps_at(Oid view, int32 version, Snapshot snapshot);
 
 /*
  * Move a version's position from old to new.  Throws 40001 if the stored

@@ -198,14 +198,11 @@ kappa_sql_query_text(PG_FUNCTION_ARGS)
  * The text is parsed again under the version's own search_path, so names are
  * written for that: qualified where the path would find something else.
  */
-KappaStatements *
-kappa_definition_get_statements(Query *definition, const KappaShape *shape,
-								const KappaVersion *version, bool pretty)
+static int
+enter_deparse_for(const KappaVersion *version)
 {
 	const char *search_path = "";
-	KappaStatements *statements;
 	ListCell *lc;
-	int level;
 
 	foreach(lc, version->settings)
 	{
@@ -214,11 +211,30 @@ kappa_definition_get_statements(Query *definition, const KappaShape *shape,
 		if (strcmp(setting->name, "search_path") == 0)
 			search_path = setting->value;
 	}
-	level = enter_deparse(search_path);
-	statements = kappa_plan_statements(definition, shape, version->target,
-									   version->companion, pretty);
+	return enter_deparse(search_path);
+}
+
+KappaStatements *
+kappa_definition_get_statements(Query *definition, const KappaShape *shape,
+								const KappaVersion *version, bool pretty)
+{
+	int level = enter_deparse_for(version);
+	KappaStatements *statements = kappa_plan_statements(definition, shape, version->target,
+														version->companion, pretty);
+
 	AtEOXact_GUC(true, level);
 	return statements;
+}
+
+char *
+kappa_definition_get_bounded_query(Query *definition, const KappaShape *shape,
+								   const KappaVersion *version)
+{
+	int level = enter_deparse_for(version);
+	char *text = kappa_plan_bounded_query(definition, shape);
+
+	AtEOXact_GUC(true, level);
+	return text;
 }
 
 /* Runs at once, so its names are written for the search_path of now. */

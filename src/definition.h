@@ -93,6 +93,10 @@ extern KappaStatements *kappa_definition_get_statements(Query *definition,
 extern char *kappa_definition_get_birth(Query *definition, const KappaShape *shape,
 										const KappaVersion *version);
 
+/* Likewise the query over the bounded log: what the view's rows must equal. */
+extern char *kappa_definition_get_bounded_query(Query *definition, const KappaShape *shape,
+												const KappaVersion *version);
+
 /* The settings of this session that a version's meaning depends on: a text[] of name=value. */
 extern Datum kappa_definition_pin_settings(void);
 

@@ -127,8 +127,8 @@ unload_tables(KappaSource *source)
 
 /* ---- is it still the same log? ---- */
 
-static int64
-fingerprint(const KappaMessage *message)
+int64
+kappa_deliver_checksum(const KappaMessage *message)
 {
 	pg_crc32c crc;
 
@@ -146,7 +146,7 @@ check_message(KappaServed *served, const KappaMessage *message)
 {
 	KappaLastMessage *check = served->check;
 	int p = message->partition;
-	int64 crc = fingerprint(message);
+	int64 crc = kappa_deliver_checksum(message);
 
 	if (message->timestamp == check->timestamp[p] && crc == check->crc[p])
 		return;
@@ -316,7 +316,7 @@ note_last_messages(KappaSource *source)
 			continue;
 		source->last_offset[p] = message->offset;
 		source->last_timestamp[p] = message->timestamp;
-		source->last_crc[p] = fingerprint(message);
+		source->last_crc[p] = kappa_deliver_checksum(message);
 	}
 }
 

@@ -22,4 +22,7 @@ extern void kappa_deliver(KappaSource *source);
 /* The views' columns have changed: forget the decoders. */
 extern void kappa_deliver_forget_tables(KappaSource *source);
 
+/* What kappa.last_message keeps of a message: a checksum of key and value. */
+extern int64 kappa_deliver_checksum(const KappaMessage *message);
+
 #endif /* KAPPA_DELIVER_H */

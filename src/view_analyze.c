@@ -591,6 +591,7 @@ make_shape(KappaQuery *kq, bool warn)
 		kappa_query_add_inexact(shape, "the query looks up tables, as they are when a message is applied");
 	if (kq->calls_lookups)
 		kappa_query_add_inexact(shape, "the query calls functions that are stable, not immutable");
+	shape->looks_up = kq->scan->lookups != NIL || kq->calls_lookups;
 	return shape;
 }
 

@@ -110,6 +110,7 @@ typedef struct KappaShape
 	bool key_not_null; /* all key columns are known not to be NULL (changelog keys) */
 	bool needs_companion;
 	char *inexact; /* why the equality is not exact (lookups, float sums), or NULL */
+	bool looks_up; /* the rows depend on more than the log: tables, stable functions */
 } KappaShape;
 
 /*
