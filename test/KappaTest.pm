@@ -436,10 +436,30 @@ sub same_rows
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
 	my ($node, $view, $query, %options) = @_;
+
+	return no_difference(
+		$options{name} // "$view has the rows of its query",
+		compare_rows($node, $view, $query, %options));
+}
+
+# A test: there is nothing to say about a difference.
+sub no_difference
+{
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my ($name, $difference) = @_;
+
+	ok($difference eq '', $name);
+	diag($difference) if $difference ne '';
+	return $difference eq '';
+}
+
+# The rows that differ, or the error; empty if there are none.
+sub compare_rows
+{
+	my ($node, $view, $query, %options) = @_;
 	my $row = $options{as_text} ? 'x::text' : '*';
 	my ($out, $err);
-
-	my $name = $options{name} // "$view has the rows of its query";
 
 	$query =~ s/;\s*\z//;
 	$view = "$view AS v" if $view =~ /\)\s*\z/;
@@ -457,10 +477,7 @@ sub same_rows
 		stderr => \$err,
 		timeout => 300);
 
-	return ok(1, $name) if $status == 0 && $out eq '';
-	fail($name);
-	diag($status == 0 ? $out : $err);
-	return 0;
+	return $status == 0 ? $out : "psql ended with status $status: $err";
 }
 
 =pod
@@ -468,8 +485,9 @@ sub same_rows
 =head2 ok_view($node, $view, %options)
 
 A test: once the view has applied what the log has now, its rows are those of
-its own query, run by PostgreSQL over the foreign table.  The order of a
-DISTINCT ON must leave no ties in the test's messages: PostgreSQL is free there.
+its own query, run by PostgreSQL over the foreign table, and kappa.verify() says
+so, too.  The order of a DISTINCT ON must leave no ties in the test's messages:
+PostgreSQL is free there.
 
 =cut
 
@@ -493,7 +511,24 @@ sub ok_view
 	}
 	my $query = $node->safe_psql($dbname,
 		"SELECT query FROM kappa.views WHERE view = '$view'::regclass");
-	return same_rows($node, $view, $query, %options);
+	my $difference = compare_rows($node, $view, $query, %options);
+	$difference = verify_view($node, $view, %options) if $difference eq '';
+	return no_difference($options{name} // "$view has the rows of its query",
+		$difference);
+}
+
+# What kappa.verify() finds; empty if nothing.
+sub verify_view
+{
+	my ($node, $view, %options) = @_;
+	my ($out, $err);
+	my $status = $node->psql(
+		$options{dbname} // 'postgres', "SELECT kappa.verify('$view')",
+		stdout => \$out,
+		stderr => \$err,
+		timeout => 300);
+
+	return $status == 0 && $out eq '0' ? '' : "kappa.verify(): $out\n$err";
 }
 
 sub describe_views
@@ -523,11 +558,8 @@ sub verified
 
 	my ($node, $view, %options) = @_;
 
-	return is(
-		$node->safe_psql(
-			$options{dbname} // 'postgres', "SELECT kappa.verify('$view')"),
-		'0',
-		$options{name} // "$view is verified");
+	return no_difference($options{name} // "$view is verified",
+		verify_view($node, $view, %options));
 }
 
 =pod
