@@ -83,7 +83,6 @@ make_partial_call(const KappaState *state, Oid funcid, List *first)
 	partial->args = args;
 	partial->aggargtypes = types;
 	partial->aggstar = false;
-	partial->aggvariadic = false;
 	return (Expr *) partial;
 }
 
@@ -104,20 +103,35 @@ make_partial(const KappaState *state)
 							 list_make1(make_aggregate_name(state)));
 }
 
+/* A polymorphic aggregate has to be told what it was called with. */
+static List *
+make_argument_types(const KappaState *state)
+{
+	List *nulls = NIL;
+	ListCell *lc;
+
+	if (kappa_aggregate_is_polymorphic(state->aggref->aggfnoid))
+		foreach(lc, state->aggref->aggargtypes)
+			nulls = lappend(nulls, make_null(lfirst_oid(lc), get_typcollation(lfirst_oid(lc))));
+	return nulls;
+}
+
 static Expr *
 make_final(const KappaState *state, Var *var)
 {
-	Oid types[] = { REGPROCEDUREOID, ANYOID, ANYELEMENTOID };
+	Oid types[] = { REGPROCEDUREOID, ANYOID, ANYELEMENTOID, ANYOID };
 	Oid type = state->aggref->aggtype;
+	List *arguments = make_argument_types(state);
 	List *args;
 
 	if (state->kind == KAPPA_STATE_NONE)
 		return (Expr *) var;
-	args = list_make3(make_aggregate_name(state), var,
-					  make_null(type, state->aggref->aggcollid));
-	return (Expr *) makeFuncExpr(lookup_function("finalize", 3, types), type, args,
-								 state->aggref->aggcollid, state->aggref->inputcollid,
-								 COERCE_EXPLICIT_CALL);
+	args = list_concat(list_make3(make_aggregate_name(state), var,
+								  make_null(type, state->aggref->aggcollid)),
+					   arguments);
+	return (Expr *) makeFuncExpr(lookup_function("finalize", arguments == NIL ? 3 : 4, types),
+								 type, args, state->aggref->aggcollid,
+								 state->aggref->inputcollid, COERCE_EXPLICIT_CALL);
 }
 
 /* ---- states of a batch ---- */

@@ -62,6 +62,15 @@ sql(q(
 	CREATE FUNCTION add_longest(text, text) RETURNS text LANGUAGE sql IMMUTABLE
 		RETURN CASE WHEN length($2) > length($1) OR length($2) = length($1) AND $2 < $1 THEN $2 ELSE coalesce($1, $2) END;
 	CREATE FUNCTION show_longest(text) RETURNS text LANGUAGE sql IMMUTABLE RETURN '<' || $1 || '>';
+	CREATE FUNCTION add_first(anyarray, anyelement) RETURNS anyarray LANGUAGE sql IMMUTABLE
+		AS 'SELECT CASE WHEN $1 IS NULL OR $2 < $1[1] THEN ARRAY[$2] ELSE $1 END';
+	CREATE FUNCTION add_firsts(anyarray, anyarray) RETURNS anyarray LANGUAGE sql IMMUTABLE
+		AS 'SELECT CASE WHEN $2[1] < $1[1] THEN $2 ELSE coalesce($1, $2) END';
+	CREATE FUNCTION show_first(anyarray) RETURNS anyelement LANGUAGE sql IMMUTABLE AS 'SELECT $1[1]';
+	CREATE AGGREGATE lowest(anyelement) (SFUNC = add_first, STYPE = anyarray, COMBINEFUNC = add_firsts, FINALFUNC = show_first);
+	CREATE FUNCTION add_most(int, VARIADIC int[]) RETURNS int LANGUAGE sql IMMUTABLE
+		RETURN greatest($1, (SELECT max(i) FROM unnest($2) i));
+	CREATE AGGREGATE most(VARIADIC int[]) (SFUNC = add_most, STYPE = int, COMBINEFUNC = int4larger, FINALFUNC = abs);
 	CREATE AGGREGATE longest(text) (SFUNC = add_longest, STYPE = text, COMBINEFUNC = add_longest, FINALFUNC = show_longest);
 ));
 
@@ -78,6 +87,7 @@ sub create_all
 	create("one_having$suffix", q(SELECT stddev_samp(x) AS s FROM m HAVING count(*) % 2 = 1));
 	create("by_day$suffix", q(SELECT date_trunc('day', at) AS day, avg(n) FILTER (WHERE g = 1) AS one, avg(n) FILTER (WHERE g = 2) AS two, avg(n) AS n FROM m GROUP BY date_trunc('day', at)));
 	create("tags$suffix", q(SELECT tag, avg(x) AS a, longest(h) AS l FROM m, LATERAL unnest(tags) AS tag GROUP BY tag));
+	create("own$suffix", q(SELECT h, lowest(x) AS x, lowest(n) AS n, lowest(h) AS low, most(x, g) AS most, most(VARIADIC ARRAY[g, 1]) AS more FROM m GROUP BY h));
 	create("looked_up$suffix", q(SELECT name, avg(x) AS a FROM m JOIN names USING (g) GROUP BY name HAVING count(*) > (SELECT threshold FROM delta)));
 	return;
 }
