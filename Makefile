@@ -92,7 +92,7 @@ OBJS = \
 	src/worker.o
 
 # Tests that read topics run when a mock broker is there; test/run starts one.
-REGRESS = aggregate_builtin aggregate_misuse aggregate_state ddl decode_json decode_raw decode_types \
+REGRESS = aggregate_builtin aggregate_misuse aggregate_state ddl decode_json decode_raw decode_types explain \
 	flatten options refuse
 REGRESS_BROKER =
 ISOLATION = create depend drop guard privileges

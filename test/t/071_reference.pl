@@ -82,6 +82,21 @@ same_list([ section('Tables') =~ /^\| `(kappa\.[^`]+)`/mg ],
 		WHERE relkind = 'r' AND relnamespace = 'kappa'::regnamespace GROUP BY relname)) ],
 	'tables');
 
+# ---- Aggregates that are kept, and those that are not, by name. ----
+
+my $queries = slurp_file("$top/docs/queries.md");
+my @aggregates = (
+	[ 'kept', qr/^> (.*)$/m, q(aggkind = 'n' AND aggcombinefn <> 0) ],
+	[ 'not combined', qr/without a combine function: ([^|]*)/, q(aggkind = 'n' AND aggcombinefn = 0) ],
+	[ 'ordered', qr/aggregates with `WITHIN GROUP`: ([^|]*)/, q(aggkind <> 'n') ]);
+foreach my $list (@aggregates)
+{
+	my ($name, $place, $condition) = @$list;
+	same_list([ map { /`(\w+)`/g } $queries =~ $place ],
+		[ lines(qq(SELECT DISTINCT proname FROM pg_aggregate JOIN pg_proc p ON p.oid = aggfnoid WHERE p.oid < 16384 AND $condition)) ],
+		"aggregates, $name");
+}
+
 # ---- States and phases. ----
 
 my $sources = join('', map { slurp_file($_) } glob("$top/src/*.[ch]"));
