@@ -98,10 +98,21 @@ kappa_apply_is_valid(KappaApplier *applier)
 	return applier->own->valid;
 }
 
+/* However an applier goes, by closing it or with the memory of who opened it. */
+static void
+forget_applier(void *arg)
+{
+	open_appliers = list_delete_ptr(open_appliers, arg);
+	if (kappa_apply_current == arg)
+		kappa_apply_current = NULL;
+}
+
 static void
 register_applier(KappaApplier *applier)
 {
 	static bool registered = false;
+	MemoryContextCallback *callback = MemoryContextAlloc(applier->context,
+														 sizeof(MemoryContextCallback));
 	MemoryContext old;
 
 	if (!registered)
@@ -112,6 +123,9 @@ register_applier(KappaApplier *applier)
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	open_appliers = lappend(open_appliers, applier);
 	MemoryContextSwitchTo(old);
+	callback->func = forget_applier;
+	callback->arg = applier;
+	MemoryContextRegisterResetCallback(applier->context, callback);
 }
 
 /* ---- opening ---- */
@@ -279,9 +293,6 @@ free_plan(SPIPlanPtr plan)
 void
 kappa_apply_close(KappaApplier *applier)
 {
-	open_appliers = list_delete_ptr(open_appliers, applier);
-	if (kappa_apply_current == applier)
-		kappa_apply_current = NULL;
 	for (int i = 0; i < NCLASSES; i++)
 	{
 		free_plan(applier->own->merge[i]);
