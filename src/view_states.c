@@ -27,6 +27,7 @@
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
 #include "parser/parse_func.h"
 #include "parser/parsetree.h"
@@ -136,19 +137,41 @@ make_final(const KappaState *state, Var *var)
 
 /* ---- states of a batch ---- */
 
+/* What GROUP BY says of an expression. */
+static SortGroupClause *
+find_group_clause(const Query *query, Expr *expression)
+{
+	ListCell *lc;
+
+	foreach(lc, query->groupClause)
+	{
+		SortGroupClause *clause = lfirst(lc);
+
+		if (equal(get_sortgroupclause_tle(clause, query->targetList)->expr, expression))
+			return clause;
+	}
+	elog(ERROR, "a key column is not in GROUP BY");
+	return NULL;
+}
+
 Query *
 kappa_states_make_partial(Query *definition, const KappaShape *shape)
 {
 	Query *query = kappa_query_resolve_aliases(definition);
 	List *targets = NIL;
+	List *clauses = NIL;
 	ListCell *lc;
 
 	foreach(lc, shape->key)
 	{
 		TargetEntry *tle = copyObject(get_tle_by_resno(query->targetList, lfirst_int(lc)));
+		SortGroupClause *clause = find_group_clause(query, tle->expr);
 
+		/* Of several columns with this expression GROUP BY may mean another one. */
+		tle->ressortgroupref = clause->tleSortGroupRef;
 		tle->resno = list_length(targets) + 1;
 		targets = lappend(targets, tle);
+		clauses = lappend(clauses, clause);
 	}
 	foreach(lc, shape->root->states)
 	{
@@ -158,6 +181,7 @@ kappa_states_make_partial(Query *definition, const KappaShape *shape)
 												   pstrdup(state->name), false));
 	}
 	query->targetList = targets;
+	query->groupClause = clauses;
 	query->havingQual = NULL;
 	query->hasAggs = true;
 	return query;

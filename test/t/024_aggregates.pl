@@ -63,7 +63,7 @@ sql(q(
 		RETURN CASE WHEN length($2) > length($1) OR length($2) = length($1) AND $2 < $1 THEN $2 ELSE coalesce($1, $2) END;
 	CREATE FUNCTION show_longest(text) RETURNS text LANGUAGE sql IMMUTABLE RETURN '<' || $1 || '>';
 	CREATE FUNCTION add_first(anyarray, anyelement) RETURNS anyarray LANGUAGE sql IMMUTABLE
-		AS 'SELECT CASE WHEN $1 IS NULL OR $2 < $1[1] THEN ARRAY[$2] ELSE $1 END';
+		AS 'SELECT CASE WHEN $2 IS NULL THEN $1 WHEN $1 IS NULL OR $2 < $1[1] THEN ARRAY[$2] ELSE $1 END';
 	CREATE FUNCTION add_firsts(anyarray, anyarray) RETURNS anyarray LANGUAGE sql IMMUTABLE
 		AS 'SELECT CASE WHEN $2[1] < $1[1] THEN $2 ELSE coalesce($1, $2) END';
 	CREATE FUNCTION show_first(anyarray) RETURNS anyelement LANGUAGE sql IMMUTABLE AS 'SELECT $1[1]';
