@@ -323,15 +323,37 @@ check_key_type(KappaQuery *kq, const KappaOutput *output, Oid equality, Node *ex
 				 "The type has no default operator class for btree indexes.  Cast the expression to another type.");
 }
 
+/* The first column with the expression of a column. */
+static TargetEntry *
+find_first_equal(List *targets, TargetEntry *tle)
+{
+	ListCell *lc;
+
+	foreach(lc, targets)
+	{
+		TargetEntry *candidate = lfirst(lc);
+
+		if (!candidate->resjunk && equal(candidate->expr, tle->expr))
+			return candidate;
+	}
+	return tle;
+}
+
+/*
+ * Where two columns have the same expression, the first one is the key: of a
+ * query that is deparsed and parsed again, as a rebuild does it, the parser
+ * takes that one, whatever the query said.
+ */
 void
 kappa_query_set_key(KappaQuery *kq, KappaShape *shape, List *clauses, const char *clause_name)
 {
+	List *targets = kq->query->targetList;
 	ListCell *lc;
 
 	foreach(lc, clauses)
 	{
 		SortGroupClause *clause = lfirst(lc);
-		TargetEntry *tle = get_sortgroupclause_tle(clause, kq->query->targetList);
+		TargetEntry *tle = find_first_equal(targets, get_sortgroupclause_tle(clause, targets));
 		KappaOutput *output;
 
 		if (tle->resjunk)
@@ -339,6 +361,8 @@ kappa_query_set_key(KappaQuery *kq, KappaShape *shape, List *clauses, const char
 						 psprintf("an expression of %s is not a column of the view", clause_name),
 						 "Add the expression to the select list: it is what identifies a row.");
 		output = kappa_query_get_output(shape, tle->resno);
+		if (output->role == KAPPA_OUTPUT_KEY)
+			continue;
 		check_key_type(kq, output, clause->eqop, (Node *) tle->expr);
 		output->role = KAPPA_OUTPUT_KEY;
 		shape->key = lappend_int(shape->key, output->resno);

@@ -418,8 +418,8 @@ make_empty_query(Oid relid, List **names)
 	{
 		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
 		char *name = pstrdup(NameStr(att->attname));
-		Const *null = makeNullConst(att->attisdropped ? INT4OID : att->atttypid,
-									att->atttypmod, att->attcollation);
+		Const *null = att->attisdropped ? makeNullConst(INT4OID, -1, InvalidOid)
+										: makeNullConst(att->atttypid, att->atttypmod, att->attcollation);
 
 		query->targetList = lappend(query->targetList,
 									makeTargetEntry((Expr *) null, i + 1, name, false));
