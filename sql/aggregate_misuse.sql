@@ -21,7 +21,7 @@ SELECT kappa.finalize(NULL, 1, 1);
 SELECT kappa.partial(0::regprocedure, n) FROM event;
 SELECT kappa.partial('lower(text)', t) FROM event;
 SELECT kappa.partial('rank("any")', n) FROM event;
-SELECT kappa.partial('array_agg(anynonarray)', n) FROM event;
+SELECT kappa.partial('json_agg(anyelement)', n) FROM event;
 SELECT kappa.combine('row_number()', 1, 1);
 CREATE AGGREGATE unsent(numeric) (SFUNC = numeric_avg_accum, STYPE = internal, COMBINEFUNC = numeric_avg_combine, FINALFUNC = numeric_avg);
 SELECT kappa.partial('unsent(numeric)', n) FROM event;
@@ -44,7 +44,7 @@ SELECT kappa.partial(CASE WHEN i = 1 THEN agg END, n) FROM event;
 -- Without a row the aggregate has to stand there.
 SELECT kappa.partial(agg, n) FROM event WHERE false;
 SELECT kappa.partial('avg(numeric)', n) FROM event WHERE false;
-SELECT kappa.partial('array_agg(anynonarray)', n) FROM event WHERE false;
+SELECT kappa.partial('json_agg(anyelement)', n) FROM event WHERE false;
 
 -- Arguments of other types, and too few or many of them.
 SELECT kappa.partial('avg(numeric)', b) FROM event;

@@ -30,6 +30,7 @@
 
 #include "aggregate.h"
 #include "aggregate_call.h"
+#include "compat.h"
 
 PG_FUNCTION_INFO_V1(kappa_sql_combine);
 PG_FUNCTION_INFO_V1(kappa_sql_finalize);
@@ -52,7 +53,8 @@ kappa_aggregate_state_kind(const Aggref *aggref, Oid *type)
 		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
 	form = (Form_pg_aggregate) GETSTRUCT(tuple);
 	combines = form->aggkind == AGGKIND_NORMAL && OidIsValid(form->aggcombinefn);
-	serializes = OidIsValid(form->aggserialfn) && OidIsValid(form->aggdeserialfn);
+	serializes = OidIsValid(form->aggserialfn) && OidIsValid(form->aggdeserialfn) &&
+				 !kappa_keeps_values(form->aggserialfn);
 	*type = form->aggtranstype;
 	ReleaseSysCache(tuple);
 

@@ -105,6 +105,8 @@ read_aggregate(KappaAggregate *agg)
 		refuse_aggregate(agg, "It is an ordered-set aggregate.");
 	if (!OidIsValid(agg->combine_fn))
 		refuse_aggregate(agg, "It has no combine function.");
+	if (kappa_keeps_values(agg->serial_fn))
+		refuse_aggregate(agg, "Its state is the list of its values.");
 	if (agg->trans_type == INTERNALOID &&
 		!(OidIsValid(agg->serial_fn) && OidIsValid(agg->deserial_fn)))
 		refuse_aggregate(agg, "It has no functions to serialize and deserialize its state.");

@@ -52,6 +52,26 @@ object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
 	ExecCheckPermissions((query)->rtable, (query)->rteperminfos, true)
 #endif
 
+/* 16 can report a bad name softly. */
+#if PG_VERSION_NUM < 160000
+#define kappa_qualified_name(string) stringToQualifiedNameList(string)
+#else
+#define kappa_qualified_name(string) stringToQualifiedNameList(string, NULL)
+#endif
+
+/*
+ * 16 can combine lists of values, though not in the order of a log.  Such a
+ * list grows without bounds, and that of array_agg() has its type by OID.
+ */
+#if PG_VERSION_NUM < 160000
+#define kappa_keeps_values(serial_fn) false
+#else
+#include "utils/fmgroids.h"
+#define kappa_keeps_values(serial_fn) \
+	((serial_fn) == F_ARRAY_AGG_SERIALIZE || (serial_fn) == F_ARRAY_AGG_ARRAY_SERIALIZE || \
+	 (serial_fn) == F_STRING_AGG_SERIALIZE)
+#endif
+
 /* 16 can update only the indexes that summarize. */
 #if PG_VERSION_NUM < 160000
 #define kappa_insert_index_tuples(result, slot, estate) \
@@ -131,6 +151,11 @@ object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
 /* 18 marks functions that do not return before their declaration. */
 #if PG_VERSION_NUM < 180000
 #define pg_noreturn pg_attribute_noreturn()
+#endif
+
+/* 18 looks at operators of all kinds of indexes. */
+#if PG_VERSION_NUM < 180000
+#define get_op_index_interpretation(opno) get_op_btree_interpretation(opno)
 #endif
 
 /* 16 passes the planner's state where there is one; 18 has group columns as a range table entry. */

@@ -23,6 +23,7 @@
 #ifndef KAPPA_DECODE_H
 #define KAPPA_DECODE_H
 
+#include "compat.h"
 #include "fdw_options.h"
 #include "message.h"
 
@@ -89,8 +90,8 @@ extern Datum kappa_decode_cell(KappaDecoder *decoder, int cell,
  * Throw the error for a malformed message (22P02 or 22021, ...): "message is not valid JSON",
  * with topic, partition, offset and the start of the value.
  */
-extern void kappa_decode_report_malformed(const KappaDecoder *decoder,
-										  const KappaMessage *message,
-										  const KappaMalformed *malformed) pg_attribute_noreturn();
+pg_noreturn extern void kappa_decode_report_malformed(const KappaDecoder *decoder,
+													  const KappaMessage *message,
+													  const KappaMalformed *malformed);
 
 #endif /* KAPPA_DECODE_H */

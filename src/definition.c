@@ -348,7 +348,7 @@ kappa_definition_hash_sources(Oid definition, List **views)
 	text = pg_get_querydef(query, false);
 	AtEOXact_GUC(true, level);
 	hash = DatumGetUInt64(hash_any_extended((unsigned char *) text, strlen(text), 0));
-	return psprintf(PG_MAJORVERSION " %016" INT64_MODIFIER "x", hash);
+	return psprintf(PG_MAJORVERSION " %016llx", (unsigned long long) hash);
 }
 
 /* Major versions of PostgreSQL may deparse one query to different texts. */

@@ -32,6 +32,7 @@
 #include "utils/regproc.h"
 #include "utils/typcache.h"
 
+#include "compat.h"
 #include "view_delta.h"
 #include "view_functions.h"
 #include "view_query.h"
@@ -154,7 +155,7 @@ make_state(KappaQuery *kq, KappaShape *shape, Aggref *aggref)
 		state->kind = kappa_aggregate_state_kind(aggref, &state->type);
 		if (state->kind == KAPPA_STATE_NONE || get_typtype(state->type) == TYPTYPE_PSEUDO)
 			kappa_refuse(kq->pstate, aggref->location,
-						 psprintf("aggregate %s cannot be kept: PostgreSQL has no way to combine two of its results",
+						 psprintf("aggregate %s cannot be kept: two of its results cannot be combined",
 								  format_procedure(aggref->aggfnoid)),
 						 "Keep the values in a view, and aggregate them in the queries that read it.");
 		if (type_is_collatable(state->type))
@@ -290,7 +291,7 @@ shows_representative(Node *node, GroupCheck *check)
 		return !is_equal_image(exprType(node), exprCollation(node));
 	if (IsA(node, Var))
 		return ((Var *) node)->varlevelsup == check->sublevels_up;
-	if (IsA(node, OpExpr) && get_op_btree_interpretation(((OpExpr *) node)->opno) != NIL)
+	if (IsA(node, OpExpr) && get_op_index_interpretation(((OpExpr *) node)->opno) != NIL)
 	{
 		foreach(lc, ((OpExpr *) node)->args)
 		{

@@ -312,7 +312,7 @@ kappa_sql_create_view(PG_FUNCTION_ARGS)
 
 	kappa_view_require_preload();
 	require_utf8();
-	range_var = makeRangeVarFromNameList(stringToQualifiedNameList(name));
+	range_var = makeRangeVarFromNameList(kappa_qualified_name(name));
 	query = kappa_definition_parse(query_text);
 	flat = kappa_flatten_query(query, NULL);
 	shape = kappa_analyze_query(flat, query_text, true);

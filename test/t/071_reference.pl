@@ -87,7 +87,7 @@ same_list([ section('Tables') =~ /^\| `(kappa\.[^`]+)`/mg ],
 my $queries = slurp_file("$top/docs/queries.md");
 my @aggregates = (
 	[ 'kept', qr/^> (.*)$/m, q(aggkind = 'n' AND aggcombinefn <> 0) ],
-	[ 'not combined', qr/without a combine function: ([^|]*)/, q(aggkind = 'n' AND aggcombinefn = 0) ],
+	[ 'not combined', qr/the list of their values: ([^|]*)/, q(aggkind = 'n' AND aggcombinefn = 0) ],
 	[ 'ordered', qr/aggregates with `WITHIN GROUP`: ([^|]*)/, q(aggkind <> 'n') ]);
 foreach my $list (@aggregates)
 {
