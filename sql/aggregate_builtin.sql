@@ -101,9 +101,15 @@ EXCEPTION WHEN OTHERS THEN
 	result := sqlstate || ' ' || sqlerrm;
 END $$;
 
-SELECT aggfnoid::regprocedure AS aggregate, state, result
-FROM pg_aggregate, try(aggfnoid)
-WHERE aggfnoid < 16384 AND aggkind = 'n' AND aggcombinefn <> 0
+-- Newer versions of PostgreSQL have more of them, and combine some that keep
+-- the list of their values; intervals have had an internal state since 17.
+CREATE TEMP TABLE newer AS
+SELECT aggfnoid FROM pg_aggregate JOIN pg_proc ON pg_proc.oid = aggfnoid
+WHERE proname ~ '_strict$|_unique|^any_value$' OR proname IN ('array_agg', 'string_agg') OR
+	proname IN ('min', 'max') AND proargtypes[0] IN ('bytea'::regtype, 'record'::regtype);
+SELECT aggfnoid::regprocedure AS aggregate, CASE WHEN proname NOT IN ('avg', 'sum') OR proargtypes[0] <> 'interval'::regtype THEN state END AS state, result
+FROM pg_aggregate JOIN pg_proc p ON p.oid = aggfnoid, try(aggfnoid)
+WHERE aggfnoid < 16384 AND aggkind = 'n' AND aggcombinefn <> 0 AND aggfnoid NOT IN (SELECT aggfnoid FROM newer)
 ORDER BY aggfnoid::regprocedure::text COLLATE "C";
 
 -- The others are refused by name.
@@ -119,7 +125,7 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 SELECT aggfnoid::regprocedure AS aggregate, refusal(aggfnoid)
 FROM pg_aggregate
-WHERE aggfnoid < 16384 AND (aggkind <> 'n' OR aggcombinefn = 0)
+WHERE aggfnoid < 16384 AND (aggkind <> 'n' OR aggcombinefn = 0) AND aggfnoid NOT IN (SELECT aggfnoid FROM newer)
 ORDER BY aggfnoid::regprocedure::text COLLATE "C";
 
 SET client_min_messages = warning;

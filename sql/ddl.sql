@@ -52,7 +52,9 @@ DROP SCHEMA tools CASCADE;
 CREATE SCHEMA "Some Schema";
 SELECT kappa.create_view('"Some Schema"."Vïew ""x"""', 'SELECT page AS "Päge ""q""", count(*) AS "Count" FROM clicks GROUP BY page');
 \d "Some Schema"."Vïew ""x"""
-SELECT * FROM kappa.explain('"Some Schema"."Vïew ""x"""');
+-- (PostgreSQL 15 qualifies columns where it need not.)
+SELECT replace(replace(e, 'clicks.page', 'page'), '"kappa batch".page', 'page') AS explain
+FROM kappa.explain('"Some Schema"."Vïew ""x"""') e;
 SELECT kappa.drop_view('"Some Schema"."Vïew ""x"""');
 
 -- mistakes

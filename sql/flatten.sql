@@ -104,7 +104,7 @@ SELECT delta($$SELECT joined.*, capital FROM joined JOIN countries USING (name)$
 
 -- the definition is the query as it was written, and holds on to the view
 SELECT kappa.create_view('by_page', $$WITH w AS (SELECT * FROM paid) SELECT page, sum(cents) FROM w GROUP BY page$$);
-SELECT query FROM kappa.views WHERE view = 'by_page'::regclass;
+SELECT replace(query, 'w.', '') AS query FROM kappa.views WHERE view = 'by_page'::regclass; -- qualified in PostgreSQL 15 alone
 DROP VIEW paid;
 CREATE OR REPLACE VIEW paid AS SELECT user_id, page, country, amount * 100 AS cents, at::date AS day FROM clicks WHERE amount > 1;
 SELECT kappa.drop_view('by_page');
