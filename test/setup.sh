@@ -13,16 +13,24 @@ die() {
 	exit 1
 }
 
-# The newest installed PostgreSQL that kappa supports and can be built for.
-find_pg_config() {
-	local version
-	for version in ${PG_MAJOR:-18 17 16 15}; do
-		local bin=/usr/lib/postgresql/$version/bin
-		if [ -x "$bin/postgres" ] && [ -x "$bin/pg_config" ] &&
-			[ -e "$("$bin/pg_config" --pgxs)" ]; then
-			echo "$bin/pg_config"
-			return
-		fi
+# Leave in $server_config the pg_config of the PostgreSQL to build for: the one
+# of PG_CONFIG or PG_MAJOR if that is set, else the one in PATH, else the newest
+# of Debian's.  Needs its server and what extensions are built with.
+server_config=''
+find_server() {
+	local candidate candidates bin=/usr/lib/postgresql
+	[ -z "$server_config" ] || return 0
+	if [ -n "${PG_CONFIG:-}" ]; then
+		candidates=("$PG_CONFIG")
+	elif [ -n "${PG_MAJOR:-}" ]; then
+		candidates=($bin/"$PG_MAJOR"/bin/pg_config)
+	else
+		candidates=(pg_config $bin/{18,17,16,15}/bin/pg_config)
+	fi
+	for candidate in "${candidates[@]}"; do
+		bin=$("$candidate" --bindir 2>/dev/null) &&
+			[ -x "$bin/postgres" ] && [ -e "$("$candidate" --pgxs)" ] &&
+			server_config=$bin/pg_config && return 0
 	done
 	return 1
 }
@@ -56,22 +64,35 @@ need_packages() {
 	apt_updated=yes
 }
 
+# The newest major version of PostgreSQL that kappa supports and Debian has.
+debian_major() {
+	local version
+	for version in ${PG_MAJOR:-18 17 16 15}; do
+		apt-cache show "postgresql-server-dev-$version" >/dev/null 2>&1 &&
+			echo "$version" && return
+	done
+	die 'Debian has no PostgreSQL from 15 to 18 here'
+}
+
 need_build_packages() {
+	local major
 	need_packages gcc g++ make pkg-config librdkafka-dev libsimdjson-dev
 	# Any supported server will do; if there is none, Debian's.
-	find_pg_config >/dev/null ||
-		need_packages postgresql-15 postgresql-server-dev-15
-	find_pg_config >/dev/null ||
-		die 'no PostgreSQL 15 or later with its headers was found'
+	find_server || {
+		major=$(debian_major) || exit 1
+		need_packages "postgresql-$major" "postgresql-server-dev-$major"
+	}
+	find_server || die 'no PostgreSQL 15 or later with its headers was found'
 }
 
 # Bring Kafka's jars, once, to a folder whose name is left in $jars.
 need_kafka() {
 	jars=${KAPPA_KAFKA_LIB:-$top/.cache/kafka}
+	command -v java >/dev/null || need_packages default-jre-headless
 	if [ -e "$jars/.complete" ] || [ -n "${KAPPA_KAFKA_LIB:-}" ]; then
 		return
 	fi
-	need_packages maven openjdk-17-jre-headless
+	need_packages maven
 	say 'fetching Apache Kafka'
 	mkdir -p "$top/.cache"
 	(
@@ -138,23 +159,29 @@ run_in_work_folder() {
 # touching the system: a server finds its files relative to its executable.
 # Sets PG_CONFIG and PATH.
 make_private_server() {
-	local prefix=$1 real version
-	real=$(find_pg_config) || die 'no PostgreSQL was found'
-	version=$(basename "$(dirname "$(dirname "$real")")")
-	local lib=lib/postgresql/$version share=share/postgresql/$version
-	mkdir -p "$prefix/$lib" "$prefix/share/postgresql"
-	cp -a "/usr/$lib/bin" "$prefix/$lib/bin"
-	cp -rs "/usr/$lib/lib" "$prefix/$lib/lib"
-	cp -rs "/usr/$share" "$prefix/$share"
-	ln -s /usr/include "$prefix/include"
-	for dir in /usr/lib/*-linux-gnu; do
-		ln -s "$dir" "$prefix/lib/"
+	local prefix=$1 root bin lib share library
+	find_server || die 'no PostgreSQL was found'
+	bin=$("$server_config" --bindir)
+	lib=$("$server_config" --pkglibdir)
+	share=$("$server_config" --sharedir)
+	case $bin in
+		/usr/lib/postgresql/*) root=/usr ;;
+		*) root=$(dirname "$bin") ;;
+	esac
+	bin=${bin#"$root/"} lib=${lib#"$root/"} share=${share#"$root/"}
+	mkdir -p "$prefix/$bin" "$prefix/$lib" "$prefix/$share"
+	cp -a "$root/$bin/." "$prefix/$bin"
+	cp -rs "$root/$lib/." "$prefix/$lib"
+	cp -rs "$root/$share/." "$prefix/$share"
+	ln -s "$root/include" "$prefix/include"
+	for library in "$root"/lib/*-linux-gnu "$root"/lib/libpq.so*; do
+		[ ! -e "$library" ] || ln -sf "$library" "$prefix/lib/"
 	done
-	rm -f "$prefix/$lib/lib/kappa.so" "$prefix/$share/extension/kappa"[.-]*
-	export PG_CONFIG=$prefix/$lib/bin/pg_config
-	export PATH=$prefix/$lib/bin:$PATH
+	rm -f "$prefix/$lib/kappa.so" "$prefix/$share/extension/kappa"[.-]*
+	export PG_CONFIG=$prefix/$bin/pg_config
+	export PATH=$prefix/$bin:$PATH
 	[ "$("$PG_CONFIG" --sharedir)" = "$prefix/$share" ] ||
-		die "the server in /usr/$lib cannot be relocated"
+		die "the server of $server_config cannot be relocated"
 }
 
 # Stop servers whose data is under a folder and that something left running,
