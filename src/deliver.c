@@ -478,6 +478,7 @@ kappa_deliver(KappaSource *source)
 	kappa_fetch_release(source);
 	source->advanced = false;
 	source->settled = true;
+	source->delivered = true;
 	MemoryContextDelete(decoded);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	kappa_progress_report(source, false);

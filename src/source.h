@@ -53,6 +53,7 @@ typedef struct KappaSource
 	bool readable;   /* there may be more */
 	bool advanced;   /* EOF events have moved fetched[] beyond the messages */
 	bool settled;    /* something was delivered since it was started */
+	bool delivered;  /* and its rebuilds have not been looked at since */
 	bool unreported; /* EOF events have come since the last report */
 	uint64 fetch_us;
 	TimestampTz next_batch_at;

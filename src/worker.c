@@ -566,14 +566,20 @@ serve_shadow(KappaServed *shadow, TimestampTz now)
 	}
 }
 
-/* Tell the supervisor who may join the others; rebuilds decide for themselves. */
+/*
+ * Tell the supervisor who may join the others; rebuilds decide for themselves.
+ * These are looked at after each delivery, whoever had reason to make it: at
+ * the end of a log that stands still there may never be another one.
+ */
 static void
-serve_views(KappaSource *source, bool delivered)
+serve_views(KappaSource *source)
 {
 	List *views = list_copy(source->views);
 	TimestampTz now = GetCurrentTimestamp();
+	bool delivered = source->delivered;
 	ListCell *lc;
 
+	source->delivered = false;
 	foreach(lc, views)
 	{
 		KappaServed *served = lfirst(lc);
@@ -599,15 +605,10 @@ serve_views(KappaSource *source, bool delivered)
 static bool
 serve_source(KappaSource *source)
 {
-	bool delivered = false;
-
 	kappa_source_serve(source, GetCurrentTimestamp());
 	if (kappa_source_has_batch(source, GetCurrentTimestamp()))
-	{
 		kappa_deliver(source);
-		delivered = true;
-	}
-	serve_views(source, delivered);
+	serve_views(source);
 	kappa_waiters_serve(source);
 	return source->started && source->readable;
 }
