@@ -47,6 +47,7 @@ use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(
   add_partitions
+  cancelled_at_once
   create_topic
   delete_topic
   end_offsets
@@ -590,6 +591,54 @@ sub fails_like
 		return 0;
 	}
 	return like($err, $pattern, $name);
+}
+
+=pod
+
+=head2 cancelled_at_once($node, $statement, $name, limit => 100, after => [ 200 ])
+
+A test: statement_timeout ends the statement within limit, in milliseconds; of several
+timeouts, after, the median counts.  What pg_sleep() takes to end, then and there, is taken off, and a
+busy machine is given more than one try.
+
+=cut
+
+sub cancelled_at_once
+{
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my ($node, $statement, $name, %options) = @_;
+	my $limit = $options{limit} // 100;
+	my @after = @{ $options{after} // [200] };
+	my ($late, @seen);
+
+	foreach (1 .. 5)
+	{
+		my @late = sort { $a <=> $b } map {
+			cancel_delay($node, $statement, $_)
+			  - cancel_delay($node, 'SELECT pg_sleep(60)', $_)
+		} @after;
+
+		$late = $late[ @late / 2 ];
+		push @seen, "@late";
+		last if $late < $limit;
+	}
+	note('cancelled after ' . join(', then ', @seen) . ' ms');
+	return cmp_ok($late, '<', $limit, $name);
+}
+
+# Milliseconds by which a statement outlives its timeout.
+sub cancel_delay
+{
+	my ($node, $statement, $after) = @_;
+
+	return $node->safe_psql(
+		'postgres', qq(
+		SET statement_timeout = '${after}ms';
+		DO \$\$ BEGIN PERFORM FROM ($statement) AS s; EXCEPTION WHEN query_canceled THEN
+			CREATE TEMP TABLE late AS SELECT 1000 * extract(epoch FROM clock_timestamp() - statement_timestamp()) - $after AS ms;
+		END \$\$;
+		SELECT round(ms) FROM late));
 }
 
 =pod
