@@ -235,6 +235,28 @@ kappa_catalog_get_view(Oid view)
 	return result;
 }
 
+bool
+kappa_catalog_get_status(Oid view, char **state, char **reason)
+{
+	MemoryContext context = CurrentMemoryContext;
+	KappaCatalogScope scope;
+	Oid types[] = { OIDOID };
+	Datum values[] = { ObjectIdGetDatum(view) };
+	bool found;
+
+	kappa_catalog_enter(&scope);
+	run("SELECT state, reason FROM kappa.views WHERE view = $1",
+		1, types, values, NULL, SPI_OK_SELECT);
+	found = SPI_processed == 1;
+	if (found)
+	{
+		*state = get_text(SPI_tuptable->vals[0], 1, context);
+		*reason = get_text(SPI_tuptable->vals[0], 2, context);
+	}
+	kappa_catalog_leave(&scope);
+	return found;
+}
+
 KappaView *
 kappa_catalog_lock_view(Oid view)
 {

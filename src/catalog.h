@@ -74,6 +74,12 @@ typedef struct KappaPosition
 extern KappaView *kappa_catalog_get_view(Oid view);
 
 /*
+ * Columns state and reason of kappa.views, the reason NULL if there is none;
+ * false if the relation is not a view of kappa.
+ */
+extern bool kappa_catalog_get_status(Oid view, char **state, char **reason);
+
+/*
  * The same, and nobody else changes its row until the end of the transaction.
  * Throws 40001 under a snapshot that is older than the last change.
  */

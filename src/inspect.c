@@ -22,6 +22,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
 #include "tcop/pquery.h"
 #include "utils/builtins.h"
@@ -29,6 +30,7 @@
 #include "utils/memutils.h"
 #include "utils/portal.h"
 #include "utils/rel.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -240,81 +242,221 @@ get_view_to_wait_for(Oid relid)
 	return view;
 }
 
-/* Ends of the log as the invoker sees them; for a server without workers. */
-static int64 *
-ask_ends(KappaView *view, int *npartitions)
+/* The state as kappa.views shows it; NULL if the view has gone. */
+static char *
+get_state(Oid relid, char **reason)
 {
-	KappaVersion *version = kappa_catalog_get_version(view->view, view->version);
+	char *state;
+
+	return kappa_catalog_get_status(relid, &state, reason) ? state : NULL;
+}
+
+/* A reason may be an error's message with its detail. */
+static const char *
+describe(const char *state, const char *reason)
+{
+	return reason == NULL ? state : psprintf("%s: %s", state, reason);
+}
+
+/* Who waits for a view that waits for a person should know it at once. */
+static char *
+tell_standstill(const KappaView *view)
+{
+	char *reason;
+	char *state;
+
+	if (view->state == KAPPA_VIEW_RUNNING && !view->restored)
+		return NULL;
+	state = get_state(view->view, &reason);
+	if (state == NULL)
+		return NULL;
+	ereport(NOTICE,
+			(errmsg("view \"%s\" is %s", get_rel_name(view->view), describe(state, reason)),
+			 view->state == KAPPA_VIEW_STOPPED ? 0 : errhint("It goes on after kappa.resume_view().")));
+	return state;
+}
+
+/* Tell at the timeout what the view does instead, if that is new. */
+static void
+tell_timeout(const KappaView *view, const char *told)
+{
+	char *reason;
+	char *state = get_state(view->view, &reason);
+
+	/* What a standby knows of states is no more than "paused". */
+	if (state != NULL && told == NULL && RecoveryInProgress())
+	{
+		ereport(NOTICE,
+				(errmsg("what is replicated of view \"%s\" does not have all of its log yet",
+						get_rel_name(view->view)),
+				 errhint("See kappa.views on the primary server.")));
+		return;
+	}
+	if (state == NULL || (told != NULL && strcmp(state, told) == 0))
+		return;
+	ereport(NOTICE,
+			(errmsg("view \"%s\" has not applied all of its log: it is %s",
+					get_rel_name(view->view), describe(state, reason))));
+}
+
+/* ---- waiting on a standby ---- */
+
+typedef struct StandbyWait
+{
+	Oid relid;
+	bool alone; /* see is_alone() */
+	KappaView *view;
+	char *told;
 	KappaTable *table;
-	KafkaClient *client;
-	KafkaTopic *topic;
-	int64 *ends;
+	KafkaConfig *connection;
+	int npartitions;
+	int64 *ends; /* of the log, as the invoker sees them */
+	bool reached;
+} StandbyWait;
+
+/* Whether the transaction has nothing but this call. */
+static bool
+is_alone(FunctionCallInfo fcinfo)
+{
+	return is_only_call(fcinfo) && !IsTransactionBlock() && !IsSubTransaction() &&
+		   (MyXactFlags & XACT_FLAGS_PIPELINING) == 0;
+}
+
+/* Run a part of the work, and keep no lock of it if the call is alone. */
+static void
+run_part(StandbyWait *wait, void (*part)(StandbyWait *wait))
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	if (!wait->alone)
+	{
+		part(wait);
+		return;
+	}
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		part(wait);
+	}
+	PG_FINALLY();
+	{
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_END_TRY();
+}
+
+static void
+begin_wait(StandbyWait *wait)
+{
+	KappaView *view = get_view_to_wait_for(wait->relid);
+	KappaVersion *version = kappa_catalog_get_version(view->view, view->version);
 
 	if (version == NULL || !OidIsValid(version->source))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("definition of view \"%s\" was dropped", get_rel_name(view->view))));
-	table = kappa_options_get_table(version->source);
-	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, GetUserId()),
-							  false);
-	topic = kappa_kafka_topic(client, table->topic);
-	*npartitions = kappa_kafka_partition_count(topic);
-	ends = palloc(Max(*npartitions, 1) * sizeof(int64));
-	kappa_kafka_watermarks(topic, *npartitions, NULL, ends);
-	kappa_kafka_close(client);
-	return ends;
+	wait->view = view;
+	wait->told = tell_standstill(view);
+	wait->table = kappa_options_get_table(version->source);
+	wait->connection = kappa_options_get_connection(wait->table->serverid, GetUserId());
 }
 
-static bool
-has_reached(KappaView *view, const int64 *ends, int npartitions)
+/* For a server without workers. */
+static void
+ask_ends(StandbyWait *wait)
 {
-	KappaPosition *position;
-	bool reached = true;
+	KafkaClient *client = kappa_kafka_open(wait->connection, false);
+	KafkaTopic *topic = kappa_kafka_topic(client, wait->table->topic);
+
+	wait->npartitions = kappa_kafka_partition_count(topic);
+	wait->ends = palloc(Max(wait->npartitions, 1) * sizeof(int64));
+	kappa_kafka_watermarks(topic, wait->npartitions, NULL, wait->ends);
+	kappa_kafka_close(client);
+}
+
+/* A rebuild may give the view a new version meanwhile. */
+static void
+look(StandbyWait *wait)
+{
+	KappaView *view;
+	KappaPosition *position = NULL;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	position = kappa_catalog_get_position(view->view, view->version);
+	view = kappa_catalog_get_view(wait->relid);
+	if (view != NULL)
+		position = kappa_catalog_get_position(wait->relid, view->version);
 	PopActiveSnapshot();
-	for (int p = 0; p < npartitions && reached; p++)
+	wait->reached = true;
+	for (int p = 0; p < wait->npartitions && wait->reached; p++)
 	{
 		bool known = position != NULL && p < position->npartitions;
 
-		reached = (known ? position->next_offset[p] : 0) >= ends[p];
+		wait->reached = (known ? position->next_offset[p] : 0) >= wait->ends[p];
 	}
-	return reached;
+}
+
+/*
+ * Sleep without being in the way of WAL that removes rows.
+ *
+ * Such WAL, replayed while a snapshot is announced, waits not for the end of
+ * the snapshot but for that of its transaction, and the WAL behind it is what
+ * this transaction waits for.  A snapshot of a moment is enough, even the one
+ * that the statement has begun with.  So a transaction that has no snapshot
+ * any more, and no lock either, looks like one that has ended, while it
+ * sleeps: replay finds no lock on its virtual transaction ID.
+ */
+static void
+sleep_on_standby(FunctionCallInfo fcinfo, bool alone)
+{
+	VirtualTransactionId vxid;
+
+	kappa_inspect_release_snapshot(fcinfo);
+	GET_VXID_FROM_PGPROC(vxid, *MyProc);
+	if (alone)
+		VirtualXactLockTableCleanup();
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 STANDBY_INTERVAL_MS, WaitEventExtensionNew("KappaWaitFor"));
+	if (alone)
+		VirtualXactLockTableInsert(vxid);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
 }
 
 /*
  * On a standby the position comes with the WAL, and nobody can be asked to
- * tell: so look for it now and then.  A snapshot that is held meanwhile could
- * be in the way of that very WAL.
+ * tell: so look for it now and then.
  */
 static bool
-wait_on_standby(FunctionCallInfo fcinfo, KappaView *view, int64 timeout_ms)
+wait_on_standby(FunctionCallInfo fcinfo, Oid relid, int64 timeout_ms)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "kappa wait",
 												  ALLOCSET_SMALL_SIZES);
-	int npartitions;
-	int64 *ends = ask_ends(view, &npartitions);
-	bool reached;
+	StandbyWait wait = { .relid = relid, .alone = is_alone(fcinfo) };
 
+	run_part(&wait, begin_wait);
+	kappa_inspect_release_snapshot(fcinfo);
+	ask_ends(&wait);
 	for (;;)
 	{
 		MemoryContext old = MemoryContextSwitchTo(scratch);
 
-		reached = has_reached(view, ends, npartitions);
+		run_part(&wait, look);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(scratch);
-		if (reached || GetCurrentTimestamp() >= deadline)
+		if (wait.reached || GetCurrentTimestamp() >= deadline)
 			break;
-		kappa_inspect_release_snapshot(fcinfo);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 STANDBY_INTERVAL_MS, WaitEventExtensionNew("KappaWaitFor"));
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		sleep_on_standby(fcinfo, wait.alone);
 	}
 	MemoryContextDelete(scratch);
-	return reached;
+	if (!wait.reached)
+		tell_timeout(wait.view, wait.told);
+	return wait.reached;
 }
 
 /* kappa.wait_for(view regclass, timeout interval) -> boolean */
@@ -324,6 +466,8 @@ kappa_sql_wait_for(PG_FUNCTION_ARGS)
 	Oid relid = PG_GETARG_OID(0);
 	int64 timeout_ms = kappa_inspect_timeout(fcinfo, 1);
 	KappaView *view;
+	char *told;
+	bool reached;
 
 	/* Its snapshot would not show what was applied meanwhile. */
 	if (IsolationUsesXactSnapshot())
@@ -333,10 +477,14 @@ kappa_sql_wait_for(PG_FUNCTION_ARGS)
 						XactIsoLevel == XACT_SERIALIZABLE ? "SERIALIZABLE" : "REPEATABLE READ"),
 				 errhint("Use isolation level READ COMMITTED.")));
 
-	view = get_view_to_wait_for(relid);
 	if (RecoveryInProgress())
-		PG_RETURN_BOOL(wait_on_standby(fcinfo, view, timeout_ms));
+		PG_RETURN_BOOL(wait_on_standby(fcinfo, relid, timeout_ms));
+	view = get_view_to_wait_for(relid);
 	kappa_view_require_preload();
+	told = tell_standstill(view);
 	kappa_inspect_release_snapshot(fcinfo);
-	PG_RETURN_BOOL(kappa_shmem_wait_applied(relid, timeout_ms));
+	reached = kappa_shmem_wait_applied(relid, timeout_ms);
+	if (!reached)
+		tell_timeout(view, told);
+	PG_RETURN_BOOL(reached);
 }

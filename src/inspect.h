@@ -16,7 +16,8 @@
 /*
  * Let go of the statement's snapshot while a function waits, if the statement
  * is nothing but a call of this function: nobody will look through it again.
- * Otherwise it is kept.  To be called at most once by a call.
+ * Otherwise it is kept.  Snapshots that are taken later are announced again,
+ * until the next call.
  */
 extern void kappa_inspect_release_snapshot(FunctionCallInfo fcinfo);
 
