@@ -82,6 +82,12 @@ set_defaults(KafkaClient *client)
 	 */
 	set_conf(client, "fetch.wait.max.ms", "100", false);
 
+	/*
+	 * Versions from 2.5 on send metrics to brokers that ask for them, and wait
+	 * for up to a second, whether one asks or not, when a consumer is closed.
+	 */
+	(void) rd_kafka_conf_set(client->conf, "enable.metrics.push", "false", NULL, 0);
+
 	/* A flipped bit must not become a row. */
 	set_conf(client, "check.crcs", "true", false);
 }
