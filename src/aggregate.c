@@ -31,6 +31,7 @@
 #include "aggregate.h"
 #include "aggregate_call.h"
 #include "compat.h"
+#include "kappa.h"
 
 PG_FUNCTION_INFO_V1(kappa_sql_combine);
 PG_FUNCTION_INFO_V1(kappa_sql_finalize);
@@ -167,7 +168,7 @@ unpack_state(const KappaAggregate *agg, Datum state, KappaStateHeader *header)
 
 	if (header->version != agg->header.version)
 		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				(errcode(ERRCODE_KAPPA_STOP),
 				 errmsg("the state of aggregate %s was made by PostgreSQL %d", agg->name,
 						header->version),
 				 errhint("Rebuild the view with kappa.rebuild().")));

@@ -31,6 +31,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
+#include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -472,6 +473,35 @@ run_append(KappaApplier *applier, SPIPlanPtr plan)
 }
 
 /*
+ * After an upgrade of the server an aggregate may keep its state in another
+ * type.  Where the type is kappa.state before and after, the states themselves
+ * know who made them.
+ */
+static void
+check_states(KappaApplier *applier, const KappaShape *shape)
+{
+	Oid companion = applier->own->version->companion;
+	ListCell *lc;
+
+	if (!shape->needs_companion || shape->root->kind != KAPPA_NODE_AGGREGATE)
+		return;
+	foreach(lc, shape->root->states)
+	{
+		KappaState *state = lfirst(lc);
+
+		if (get_atttype(companion, get_attnum(companion, state->name)) == state->type)
+			continue;
+		ereport(ERROR,
+				(errcode(ERRCODE_KAPPA_STOP),
+				 errmsg("states of view \"%s\" are not those that PostgreSQL %d keeps",
+						applier->name, PG_MAJORVERSION_NUM),
+				 errdetail("Aggregate %s has a state of type %s.",
+						   format_procedure(state->aggref->aggfnoid), format_type_be(state->type)),
+				 errhint("Rebuild the view with kappa.rebuild().")));
+	}
+}
+
+/*
  * The definition knows what it refers to by OID, the text by name.  So the text
  * is written anew whenever it is going to be parsed: since the last time a
  * function or a schema may have got another name, and another one its name.
@@ -493,6 +523,7 @@ write_statements(KappaApplier *applier)
 	old = MemoryContextSwitchTo(own->statement_context);
 	definition = kappa_definition_get_query(own->version->definition);
 	shape = kappa_analyze_query(definition, NULL, false);
+	check_states(applier, shape);
 	own->statements = kappa_definition_get_statements(definition, shape, own->version,
 													  false);
 	MemoryContextSwitchTo(old);

@@ -24,13 +24,6 @@
 #include "batch.h"
 #include "catalog.h"
 
-/*
- * SQLSTATE of errors after which a view must not be tried again: the log or
- * the foreign table is no longer what the view was built from.  Worker: set
- * the view's state to stopped, with the error's message and detail as reason.
- */
-#define ERRCODE_KAPPA_STOP MAKE_SQLSTATE('K', 'A', '0', '0', '1')
-
 typedef struct KappaApplier KappaApplier;
 
 struct KappaApplier

@@ -34,6 +34,14 @@
 #define KAPPA_BOUNDED_ALIAS "kappa log"
 #define KAPPA_LATER_ALIAS "kappa later"
 
+/*
+ * SQLSTATE of errors after which a view must not be tried again: the log, the
+ * foreign table or the server is no longer what the view was built with.
+ * Worker: set the view's state to stopped, with the error's message, detail and
+ * hint as reason.
+ */
+#define ERRCODE_KAPPA_STOP MAKE_SQLSTATE('K', 'A', '0', '0', '1')
+
 /* Configuration parameters, defined in kappa.c; units as in the comment. */
 extern int kappa_max_workers;       /* workers per database */
 extern int kappa_max_views;         /* views and rebuilds per cluster */
