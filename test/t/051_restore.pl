@@ -184,7 +184,7 @@ is($node->safe_psql('halfway', q(SELECT count(*) FROM pg_class WHERE relnamespac
 # Not all that the restore would drop before may be dropped, which it says.
 PostgreSQL::Test::Utils::run_log([ 'pg_restore', '--clean', '--if-exists', '-d', $node->connstr('postgres'), $dump ]);
 is(sql(q(SELECT DISTINCT state, reason FROM kappa.views)), 'paused|restored', 'what is restored there is paused, too');
-is(sql(q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'kappa worker' AND datname = 'postgres')), 0,
+ok( wait_for($node, q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'kappa worker' AND datname = 'postgres'), 0),
 	'nobody touches it');
 sql(q(SELECT kappa.resume_view(view) FROM kappa.views));
 ok_view($node, $_, name => "$_ goes on after a restore in place") foreach @views;
