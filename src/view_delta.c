@@ -418,8 +418,10 @@ make_empty_query(Oid relid, List **names)
 	{
 		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
 		char *name = pstrdup(NameStr(att->attname));
-		Const *null = att->attisdropped ? makeNullConst(INT4OID, -1, InvalidOid)
-										: makeNullConst(att->atttypid, att->atttypmod, att->attcollation);
+		bool dropped = att->attisdropped;
+		Const *null = makeNullConst(dropped ? INT4OID : att->atttypid,
+									dropped ? -1 : att->atttypmod,
+									dropped ? InvalidOid : att->attcollation);
 
 		query->targetList = lappend(query->targetList,
 									makeTargetEntry((Expr *) null, i + 1, name, false));

@@ -238,54 +238,59 @@ append_state_changes(StringInfo buf, const KappaShape *shape, Oid companion)
 								  psprintf("%s AS d WHERE %s IS NULL", merged, stored)));
 }
 
-/* Rows that have come with their place in the companion, and the place in the view's table. */
-static char *
-make_view_lookup(const KappaShape *shape, Oid target)
+/* Bring the view's table to what has won. */
+static void
+append_row_changes(StringInfo buf, const KappaShape *shape, Oid target)
 {
-	const char *rows = quote_identifier(KAPPA_MERGED);
-	Lookup lookup = { rows, target, "t" };
+	const char *merged = quote_identifier(KAPPA_MERGED);
 	char *stored = kappa_text_column("d", KAPPA_COLUMN_STORED);
+	StringInfoData assignments;
+	StringInfoData insert;
 
-	lookup.columns = psprintf("d.*, t.ctid AS %s", quote_identifier(KAPPA_COLUMN_SHOWN));
-	lookup.where = psprintf("%s IS NOT NULL", stored);
+	initStringInfo(&assignments);
+	initStringInfo(&insert);
+	(void) kappa_text_append_assignments(&assignments, shape, "d");
+	for (int nulls = 0; nulls < 2; nulls++)
+	{
+		StringInfoData update;
 
-	/* A key that is new to the companion is new to the view. */
-	return psprintf("%s\nUNION ALL\nSELECT d.*, NULL::pg_catalog.tid FROM %s AS d WHERE %s IS NULL",
-					make_lookup(shape, &lookup), rows, stored);
+		initStringInfo(&update);
+		appendStringInfo(&update, "UPDATE %s AS t SET%s\nFROM %s AS d WHERE %s IS NOT NULL AND ",
+						 kappa_definition_relation_name(target), assignments.data, merged, stored);
+		kappa_text_append_match(&update, shape, "t", "d", nulls);
+		if (nulls)
+		{
+			appendStringInfoString(&update, "\n  AND (");
+			kappa_text_append_null_key(&update, shape, "d", true);
+			appendStringInfoChar(&update, ')');
+		}
+		append_step(buf, nulls ? "changed_nulls" : "changed",
+					nulls ? "those with a NULL in their key" : "rows that are in the view",
+					update.data);
+	}
+	append_insert(&insert, shape, target);
+	appendStringInfo(&insert, "SELECT %s FROM %s AS d WHERE %s IS NULL",
+					 kappa_text_outputs(shape, "d"), merged, stored);
+	append_step(buf, "new", "rows that are new", insert.data);
 }
 
 /*
- * DISTINCT ON: each key is looked up once, and its row then inserted or updated
- * by its place: the tables have no other writer.  A quarter faster than ON
- * CONFLICT in both of them, where most rows of the delta do not win.
+ * DISTINCT ON: each key is looked up once in the companion, and its row then
+ * inserted or updated: the tables have no other writer.  Faster than ON
+ * CONFLICT in both of them, where many rows of the delta are new.
  */
 static char *
 make_latest_merge(const KappaShape *shape, const KappaMergeParts *parts)
 {
 	StringInfoData buf;
-	StringInfoData insert;
-	StringInfoData assignments;
-	char *shown = kappa_text_column("d", KAPPA_COLUMN_SHOWN);
-	char *target = kappa_definition_relation_name(parts->target);
 
 	initStringInfo(&buf);
-	initStringInfo(&insert);
-	initStringInfo(&assignments);
 	append_step(&buf, KAPPA_DELTA, "what the batch says of each key",
 				make_ordered_delta(shape, parts->delta));
 	append_step(&buf, KAPPA_MERGED, "where it comes before what was known",
 				make_winners(shape, parts->companion));
 	append_state_changes(&buf, shape, parts->companion);
-	append_step(&buf, "shown", "rows, and where they are in the view",
-				make_view_lookup(shape, parts->target));
-	if (kappa_text_append_assignments(&assignments, shape, "d"))
-		append_step(&buf, "changed", "rows that are in the view",
-					psprintf("UPDATE %s AS t SET%s\nFROM shown AS d WHERE t.ctid OPERATOR(pg_catalog.=) %s",
-							 target, assignments.data, shown));
-	append_insert(&insert, shape, parts->target);
-	appendStringInfo(&insert, "SELECT %s FROM shown AS d WHERE %s IS NULL",
-					 kappa_text_outputs(shape, "d"), shown);
-	append_step(&buf, "new", "rows that are new", insert.data);
+	append_row_changes(&buf, shape, parts->target);
 	appendStringInfo(&buf, "\nSELECT pg_catalog.count(*) FROM %s", quote_identifier(KAPPA_MERGED));
 	return buf.data;
 }

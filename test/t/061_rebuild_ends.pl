@@ -264,6 +264,29 @@ done('cities', 'a view that was published meanwhile');
 is(run(status('cities')), '4|rows|done', 'is switched by rows');
 ok_view($node, 'cities');
 
+# ---- While nothing comes. ----
+
+# Views of another topic come to the worker and leave it.  All that time there
+# is no message that would remind it of the rebuilds.
+create_topic('returns', partitions => 1);
+run(q(CREATE FOREIGN TABLE returns (id int) SERVER events OPTIONS (topic 'returns', format 'json')));
+run(q(ALTER SYSTEM SET kappa.max_workers = 2));
+run(q(SELECT pg_reload_conf()));
+run("SELECT kappa.create_view('returned', 'SELECT id FROM returns')");
+foreach my $round (1 .. 3)
+{
+	run("SET client_min_messages = error; SELECT kappa.rebuild('$_')") foreach qw(cities order_log per_shop);
+	foreach my $i (1 .. 25)
+	{
+		run("SELECT kappa.create_view('r$i', 'SELECT id FROM returns')");
+		run('DROP TABLE r' . ($i - 3)) if $i > 3;
+	}
+	run("DROP TABLE r$_") foreach 23 .. 25;
+	done($_, "rebuild of $_ ends on a topic that stands still") foreach qw(cities order_log per_shop);
+}
+run(q(ALTER SYSTEM RESET kappa.max_workers));
+run(q(SELECT pg_reload_conf()));
+
 # ---- A log that does not reach back. ----
 
 $kafka->tool('delete-records', 'orders', 0, 100);
