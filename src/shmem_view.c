@@ -287,15 +287,24 @@ kappa_shmem_view_remove(int slot)
 	return !owned;
 }
 
-void
-kappa_shmem_view_assign(int slot, int worker)
+bool
+kappa_shmem_view_assign(int slot, const KappaProcessId *worker)
 {
+	KappaProcess *process = &kappa_shmem.workers[worker->slot];
+	KappaViewSlot *view = &kappa_shmem.views[slot];
+	bool alive;
+
 	LWLockAcquire(kappa_shmem.lock, LW_EXCLUSIVE);
-	kappa_shmem.views[slot].wanted = worker;
-	kappa_shmem_wake_worker(worker);
-	if (kappa_shmem.views[slot].owner >= 0 && kappa_shmem.views[slot].owner != worker)
-		kappa_shmem_wake_worker(kappa_shmem.views[slot].owner);
+	alive = process->dbid == worker->dbid && process->generation == worker->generation;
+	if (alive)
+	{
+		view->wanted = worker->slot;
+		kappa_shmem_wake_worker(worker->slot);
+		if (view->owner >= 0 && view->owner != worker->slot)
+			kappa_shmem_wake_worker(view->owner);
+	}
 	LWLockRelease(kappa_shmem.lock);
+	return alive;
 }
 
 void

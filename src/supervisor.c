@@ -458,8 +458,8 @@ collect_workers(void)
 static void
 assign(Candidate *candidate, int worker)
 {
-	kappa_shmem_view_assign(candidate->place->slot, worker);
-	candidate->place->wanted = worker;
+	if (kappa_shmem_view_assign(candidate->place->slot, &get_worker(worker)->id))
+		candidate->place->wanted = worker;
 }
 
 /*
