@@ -498,7 +498,9 @@ make_latest(KappaQuery *kq, KappaShape *shape, bool warn)
 		TargetEntry *tle = get_sortgroupclause_tle(clause, query->targetList);
 		KappaOrder *order;
 
-		if (targetIsInSortList(tle, InvalidOid, query->distinctClause))
+		if (targetIsInSortList(tle, InvalidOid, query->distinctClause) ||
+			(!tle->resjunk &&
+			 kappa_query_get_output(shape, tle->resno)->role == KAPPA_OUTPUT_KEY))
 			continue;
 		if (warn)
 			warn_of_nulls(kq, clause, tle);

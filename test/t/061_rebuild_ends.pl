@@ -307,7 +307,7 @@ is( run("SELECT part, start_offset FROM kappa.offsets WHERE view = 'per_shop'::r
 # ---- Gone in the middle. ----
 
 run("SELECT kappa.rebuild('per_shop', switch => 'manual')");
-ok(wait_for($node, status('per_shop'), '6|rows|waiting for switch_rebuild'),
+ok(wait_for($node, status('per_shop'), '9|rows|waiting for switch_rebuild'),
 	'a rebuild waits again');
 run('DROP TABLE per_shop');
 is(run("SELECT count(*) FROM kappa.rebuilds WHERE view::text LIKE '%per_shop%'"),
