@@ -228,7 +228,8 @@ extern bool kappa_shmem_take_reload(void);            /* the catalog has changed
 extern void kappa_shmem_wake_supervisor(bool reload); /* of this database */
 extern bool kappa_shmem_worker_reserve(bool catchup, KappaProcessId *id);
 extern void kappa_shmem_worker_free(const KappaProcessId *id);
-extern void kappa_shmem_worker_set_catchup(int slot, bool catchup);
+extern void kappa_shmem_worker_set_catchup(const KappaProcessId *id, bool catchup);
+extern void kappa_shmem_worker_stop(const KappaProcessId *id); /* between two batches */
 extern void kappa_shmem_stop_workers(void);
 extern int kappa_shmem_get_workers(KappaWorkerStatus **statuses);
 

@@ -418,12 +418,36 @@ kappa_shmem_worker_free(const KappaProcessId *id)
 	free_process(kappa_shmem.workers, id);
 }
 
+/* Whether a worker is there, or will be; the caller holds the lock. */
+static bool
+is_present(const KappaProcessId *id)
+{
+	KappaProcess *worker = &kappa_shmem.workers[id->slot];
+
+	return worker->dbid == id->dbid && worker->generation == id->generation;
+}
+
 void
-kappa_shmem_worker_set_catchup(int slot, bool catchup)
+kappa_shmem_worker_set_catchup(const KappaProcessId *id, bool catchup)
 {
 	LWLockAcquire(kappa_shmem.lock, LW_EXCLUSIVE);
-	kappa_shmem.workers[slot].catchup = catchup;
-	kappa_shmem_wake_worker(slot);
+	if (is_present(id))
+	{
+		kappa_shmem.workers[id->slot].catchup = catchup;
+		kappa_shmem_wake_worker(id->slot);
+	}
+	LWLockRelease(kappa_shmem.lock);
+}
+
+void
+kappa_shmem_worker_stop(const KappaProcessId *id)
+{
+	LWLockAcquire(kappa_shmem.lock, LW_EXCLUSIVE);
+	if (is_present(id))
+	{
+		kappa_shmem.workers[id->slot].stop = true;
+		kappa_shmem_wake_worker(id->slot);
+	}
 	LWLockRelease(kappa_shmem.lock);
 }
 

@@ -550,7 +550,7 @@ join_main_worker(Candidate *candidate)
 	target = find_main_worker(candidate->runnable);
 	if (target < 0 && count_workers(true) < max_main_workers())
 	{
-		kappa_shmem_worker_set_catchup(place->owner, false);
+		kappa_shmem_worker_set_catchup(&worker->id, false);
 		worker->catchup = false;
 		return;
 	}
@@ -558,6 +558,40 @@ join_main_worker(Candidate *candidate)
 		target = find_least_busy(false, candidate->runnable);
 	if (target >= 0)
 		assign(candidate, target);
+}
+
+/*
+ * kappa.max_workers may be less than it was: who serves least goes, main workers
+ * first, since they would never leave room for one that serves views that are
+ * behind.  The views are placed anew when their worker has gone.
+ */
+static void
+stop_excess_workers(void)
+{
+	for (;;)
+	{
+		bool excess = count_workers(false) > kappa_max_workers;
+		bool main_excess = count_workers(true) > max_main_workers();
+		int slot = -1;
+		int least = 0;
+
+		for (int i = 0; i < nworkers; i++)
+		{
+			int groups = count_groups(workers[i].id.slot);
+
+			if (workers[i].stop || (main_excess && workers[i].catchup))
+				continue;
+			if (slot < 0 || groups < least)
+			{
+				slot = workers[i].id.slot;
+				least = groups;
+			}
+		}
+		if (slot < 0 || (!excess && !main_excess))
+			break;
+		kappa_shmem_worker_stop(&get_worker(slot)->id);
+		get_worker(slot)->stop = true;
+	}
 }
 
 static bool
@@ -776,6 +810,7 @@ decide(void)
 
 	slot_missing = collect_workers();
 	load_candidates();
+	stop_excess_workers();
 	for (int i = 0; i < ncandidates; i++)
 		join_main_worker(&candidates[i]);
 	place_views(now);

@@ -287,6 +287,31 @@ foreach my $round (1 .. 3)
 run(q(ALTER SYSTEM RESET kappa.max_workers));
 run(q(SELECT pg_reload_conf()));
 
+# ---- Fewer workers. ----
+
+sub workers { return "SELECT count(*) $_[0] FROM pg_stat_activity WHERE backend_type = 'kappa worker'" }
+
+foreach my $topic (qw(first second third))
+{
+	create_topic($topic);
+	produce($topic, [ map { { value => { id => $_ } } } 1 .. 100 ]);
+	run("CREATE FOREIGN TABLE $topic (id int) SERVER events OPTIONS (topic '$topic', format 'json')");
+	run("SELECT kappa.create_view('of_$topic', 'SELECT id FROM $topic')");
+	ok(wait_for($node, "SELECT state = 'running' FROM kappa.views WHERE view = 'of_$topic'::regclass"), "$topic is served");
+}
+ok(wait_for($node, workers('= 3')), 'one worker is left for views that are behind');
+foreach my $max (2, 1, 4)
+{
+	run("ALTER SYSTEM SET kappa.max_workers = $max");
+	run('SELECT pg_reload_conf()');
+	ok(wait_for($node, workers("<= $max")), "there are no more than $max workers");
+	run("SELECT kappa.rebuild('of_$_')") foreach qw(first second third);
+	done("of_$_", "a view that is behind has one of $max workers") foreach qw(first second third);
+	ok_view($node, "of_$_") foreach qw(first second third);
+}
+run('ALTER SYSTEM RESET kappa.max_workers');
+run('SELECT pg_reload_conf()');
+
 # ---- A log that does not reach back. ----
 
 $kafka->tool('delete-records', 'orders', 0, 100);
