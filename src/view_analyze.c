@@ -24,7 +24,6 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
-#include "parser/parse_clause.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteManip.h"
 #include "utils/builtins.h"
@@ -470,6 +469,16 @@ find_metadata_output(KappaQuery *kq, KappaColumnSource source)
 	return 0;
 }
 
+/* All rows of a key have the same value of it: there is nothing to sort by. */
+static bool
+is_key_expression(KappaQuery *kq, KappaShape *shape, TargetEntry *tle)
+{
+	TargetEntry *first = find_first_equal(kq->query->targetList, tle);
+
+	return !first->resjunk &&
+		   kappa_query_get_output(shape, first->resno)->role == KAPPA_OUTPUT_KEY;
+}
+
 static void
 make_latest(KappaQuery *kq, KappaShape *shape, bool warn)
 {
@@ -498,9 +507,7 @@ make_latest(KappaQuery *kq, KappaShape *shape, bool warn)
 		TargetEntry *tle = get_sortgroupclause_tle(clause, query->targetList);
 		KappaOrder *order;
 
-		if (targetIsInSortList(tle, InvalidOid, query->distinctClause) ||
-			(!tle->resjunk &&
-			 kappa_query_get_output(shape, tle->resno)->role == KAPPA_OUTPUT_KEY))
+		if (is_key_expression(kq, shape, tle))
 			continue;
 		if (warn)
 			warn_of_nulls(kq, clause, tle);

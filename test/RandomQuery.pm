@@ -273,7 +273,7 @@ my @multipliers = (
 	[ ', jsonb_array_elements(CASE WHEN jsonb_typeof({j} -> \'items\') = \'array\' THEN {j} -> \'items\' END) AS item', [ item => 'jsonb' ], [ '((item ->> \'qty\')::int)' => 'small' ], [ '(item ->> \'sku\')' => 'text' ] ],
 	[ ' LEFT JOIN LATERAL jsonb_array_elements(CASE WHEN jsonb_typeof({j} -> \'items\') = \'array\' THEN {j} -> \'items\' END) AS item ON item ->> \'sku\' <> \'b\'', [ '(item ->> \'sku\')' => 'text' ] ],
 	[ ', jsonb_to_recordset(jsonb_path_query_array({j}, \'$.items[*] ? (@.type() == "object")\')) AS r(sku text, qty int)', [ 'r.sku' => 'text' ], [ 'r.qty' => 'small' ] ],
-	[ ', jsonb_each_text(CASE WHEN jsonb_typeof({j}) = \'object\' THEN {j} END) AS e(field, val)', [ field => 'text' ], [ val => 'text' ] ],
+	[ ', jsonb_each_text(CASE WHEN jsonb_typeof({j}) = \'object\' THEN {j} END) AS fv(field, val)', [ field => 'text' ], [ val => 'text' ] ],
 	[ ', regexp_split_to_table({text}, \'[ ,]\') AS word', [ word => 'text' ] ],
 	[ ', ROWS FROM (unnest({ints}), generate_series(1, 2)) AS r(x, y)', [ x => 'int4' ], [ y => 'small' ] ],
 	[ ', (VALUES (1, \'one\'), (2, \'two\'), (NULL, \'none\')) AS c(num, word)', [ num => 'small' ], [ word => 'text' ] ],

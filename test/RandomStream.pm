@@ -223,7 +223,7 @@ sub new
 	my $self = bless { seed => \@seed, bursts => 0, sent => 0 }, $class;
 
 	reseed(@seed, 'stream');
-	$self->{topics} = { map { $_ => "random_${_}_$seed[-1]" } keys %topics };
+	$self->{topics} = { map { $_ => join('_', 'random', $_, @seed) } keys %topics };
 	$self->{partitions} = weighted(1 => 1, 2 => 2, 3 => 3, 7 => 1);
 	$self->{keys} = pick(3, 20, 100, 1000);
 	$self->{skew} = pick(1, 1, 2, 4);
