@@ -49,6 +49,8 @@ OBJS = \
 	src/fdw_scan.o \
 	src/fdw_validator.o \
 	src/fetch.o \
+	src/fill.o \
+	src/fill_run.o \
 	src/guard.o \
 	src/inspect.o \
 	src/kafka_admin.o \
@@ -58,6 +60,7 @@ OBJS = \
 	src/kafka_settings.o \
 	src/kappa.o \
 	src/launcher.o \
+	src/process.o \
 	src/progress.o \
 	src/rebuild.o \
 	src/rebuild_commands.o \
@@ -80,6 +83,7 @@ OBJS = \
 	src/view_commands.o \
 	src/view_delta.o \
 	src/view_expressions.o \
+	src/view_fill.o \
 	src/view_flatten.o \
 	src/view_from.o \
 	src/view_functions.o \

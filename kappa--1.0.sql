@@ -142,6 +142,30 @@ COMMENT ON COLUMN kappa.rebuild_run.waiting_for IS 'process whose snapshot or lo
 COMMENT ON COLUMN kappa.rebuild_run.replayed_at IS 'when the end of the log was reached first';
 COMMENT ON COLUMN kappa.rebuild_run.messages_total IS 'messages between the start and the end of the log when the rebuild began, by offsets';
 
+CREATE TABLE kappa.fill (
+    view regclass,
+    version integer,
+    staging regclass,
+    active boolean NOT NULL DEFAULT true,
+    PRIMARY KEY (view, version)
+);
+COMMENT ON TABLE kappa.fill IS 'versions into which the log is replayed by several processes; a version that is here is served by no worker';
+COMMENT ON COLUMN kappa.fill.staging IS 'the table in kappa_state with what has been computed so far; null where the rows go into the version''s own table';
+COMMENT ON COLUMN kappa.fill.active IS 'false after it was given up: a worker then reads on from the version''s position';
+
+CREATE TABLE kappa.fill_range (
+    view regclass,
+    version integer,
+    part integer,
+    start_offset bigint,
+    next_offset bigint NOT NULL,
+    end_offset bigint NOT NULL,
+    PRIMARY KEY (view, version, part, start_offset)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE kappa.fill_range IS 'stretches of the log that are replayed for a version; each is locked while a process replays some of it';
+COMMENT ON COLUMN kappa.fill_range.next_offset IS 'the next offset to read';
+COMMENT ON COLUMN kappa.fill_range.end_offset IS 'the first offset that is left to others';
+
 SELECT pg_catalog.pg_extension_config_dump('kappa.view', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.view_version', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.position', '');
@@ -149,6 +173,8 @@ SELECT pg_catalog.pg_extension_config_dump('kappa.last_message', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.gap', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.event', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.rebuild_run', '');
+SELECT pg_catalog.pg_extension_config_dump('kappa.fill', '');
+SELECT pg_catalog.pg_extension_config_dump('kappa.fill_range', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.gap_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.event_id_seq', '');
 
@@ -346,7 +372,7 @@ COMMENT ON VIEW kappa.stat_views IS 'counters of each view since the server star
 
 CREATE VIEW kappa.events AS
 SELECT id, at, view, view_name, event, version, sqlstate, detail FROM kappa.event;
-COMMENT ON VIEW kappa.events IS 'what happened to views: created, paused, resumed, failed, recovered, restarted, stopped, sought, switched, healed, dropped';
+COMMENT ON VIEW kappa.events IS 'what happened to views: created, paused, resumed, failed, recovered, restarted, stopped, sought, replayed, switched, healed, dropped';
 
 GRANT SELECT ON kappa.views, kappa.offsets, kappa.stat_views, kappa.events TO PUBLIC;
 
@@ -500,6 +526,33 @@ COMMENT ON FUNCTION kappa.combine(regprocedure, kappa.state, kappa.state) IS 'on
 CREATE FUNCTION kappa.combine(aggregate regprocedure, a anyelement, b anyelement) RETURNS anyelement
 AS 'MODULE_PATHNAME', 'kappa_sql_combine' LANGUAGE C STABLE;
 COMMENT ON FUNCTION kappa.combine(regprocedure, anyelement, anyelement) IS 'one state of two, of the aggregate''s transition type; null is the state of no rows';
+
+CREATE FUNCTION kappa.combined_transition(a kappa.state, aggregate regprocedure, b kappa.state) RETURNS kappa.state
+AS 'MODULE_PATHNAME', 'kappa_sql_combined_transition' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.combined_transition(kappa.state, regprocedure, kappa.state) IS 'kappa: aggregate transition function';
+
+CREATE FUNCTION kappa.combined_transition(a anyelement, aggregate regprocedure, b anyelement) RETURNS anyelement
+AS 'MODULE_PATHNAME', 'kappa_sql_combined_transition' LANGUAGE C STABLE;
+COMMENT ON FUNCTION kappa.combined_transition(anyelement, regprocedure, anyelement) IS 'kappa: aggregate transition function';
+
+CREATE AGGREGATE kappa.combined(aggregate regprocedure, state kappa.state) (
+    SFUNC = kappa.combined_transition, STYPE = kappa.state, SSPACE = 200
+);
+COMMENT ON AGGREGATE kappa.combined(regprocedure, kappa.state) IS 'one state of many';
+
+CREATE AGGREGATE kappa.combined(aggregate regprocedure, state anyelement) (
+    SFUNC = kappa.combined_transition, STYPE = anyelement, SSPACE = 200
+);
+COMMENT ON AGGREGATE kappa.combined(regprocedure, anyelement) IS 'one state of many, of the aggregate''s transition type';
+
+CREATE FUNCTION kappa.any_value_transition(state anyelement, value anyelement) RETURNS anyelement
+AS 'MODULE_PATHNAME', 'kappa_sql_any_value_transition' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.any_value_transition(anyelement, anyelement) IS 'kappa: aggregate transition function';
+
+CREATE AGGREGATE kappa.any_value(anyelement) (
+    SFUNC = kappa.any_value_transition, STYPE = anyelement
+);
+COMMENT ON AGGREGATE kappa.any_value(anyelement) IS 'a value that is the same in all rows of a group';
 
 CREATE FUNCTION kappa.finalize(aggregate regprocedure, state "any", result anyelement) RETURNS anyelement
 AS 'MODULE_PATHNAME', 'kappa_sql_finalize' LANGUAGE C STABLE;

@@ -34,7 +34,9 @@
 #include "kappa.h"
 
 PG_FUNCTION_INFO_V1(kappa_sql_combine);
+PG_FUNCTION_INFO_V1(kappa_sql_combined_transition);
 PG_FUNCTION_INFO_V1(kappa_sql_finalize);
+PG_FUNCTION_INFO_V1(kappa_sql_any_value_transition);
 
 KappaStateKind
 kappa_aggregate_state_kind(const Aggref *aggref, Oid *type)
@@ -132,6 +134,10 @@ copy_state(KappaAggregate *agg, Datum value)
 
 /* ---- combining ---- */
 
+/* Places of the arguments: combine(aggregate, a, b), combined_transition(a, aggregate, b). */
+#define FIRST_STATE(aggregate_argno) (1 - (aggregate_argno))
+#define SECOND_STATE 2
+
 /* Run the combine function.  Changes the first state in place, if it likes. */
 static Datum
 combine_values(KappaAggregate *agg, Datum value, bool isnull, Datum other,
@@ -205,13 +211,13 @@ combine_serialized(KappaAggregate *agg, Datum value, bool isnull, Datum bytes,
 }
 
 static KappaAggregate *
-open_combine(FunctionCallInfo fcinfo)
+open_combine(FunctionCallInfo fcinfo, int aggregate_argno)
 {
 	MemoryContext caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-	Oid aggregate = kappa_aggregate_argument(fcinfo, 0);
+	Oid aggregate = kappa_aggregate_argument(fcinfo, aggregate_argno);
 	KappaAggregate *agg = kappa_aggregate_open(aggregate, PG_GET_COLLATION());
 
-	kappa_aggregate_resolve_state(agg, kappa_aggregate_argument_type(fcinfo, 1));
+	kappa_aggregate_resolve_state(agg, kappa_aggregate_argument_type(fcinfo, SECOND_STATE));
 	kappa_aggregate_prepare_combine(agg);
 	if (agg->trans_type == INTERNALOID)
 		kappa_aggregate_prepare_serial(agg);
@@ -223,25 +229,26 @@ open_combine(FunctionCallInfo fcinfo)
 
 /* Combine two serialized states; the result is in that memory context. */
 static Datum
-combine_serial(FunctionCallInfo fcinfo, KappaAggregate *agg, MemoryContext target, bool *isnull)
+combine_serial(KappaAggregate *agg, const NullableDatum *states[2], MemoryContext target,
+			   bool *isnull)
 {
 	KappaStateHeader header = agg->header;
 	Datum value = (Datum) 0;
 	bool value_isnull = true;
 
-	for (int i = 1; i <= 2; i++)
+	for (int i = 0; i < 2; i++)
 	{
 		KappaStateHeader other;
 		Datum bytes = (Datum) 0;
 
-		if (!PG_ARGISNULL(i))
+		if (!states[i]->isnull)
 		{
-			bytes = unpack_state(agg, PG_GETARG_DATUM(i), &other);
+			bytes = unpack_state(agg, states[i]->value, &other);
 			if (header.types != 0 && other.types != header.types)
 				refuse_state(agg);
 			header.types = other.types;
 		}
-		value = combine_serialized(agg, value, value_isnull, bytes, PG_ARGISNULL(i),
+		value = combine_serialized(agg, value, value_isnull, bytes, states[i]->isnull,
 								   &value_isnull);
 	}
 	return kappa_aggregate_serialize(agg, value, value_isnull, &header, target, isnull);
@@ -249,19 +256,57 @@ combine_serial(FunctionCallInfo fcinfo, KappaAggregate *agg, MemoryContext targe
 
 /* Combine two states that are values, likewise. */
 static Datum
-combine_typed(FunctionCallInfo fcinfo, KappaAggregate *agg, MemoryContext target, bool *isnull)
+combine_typed(KappaAggregate *agg, const NullableDatum *states[2], MemoryContext target,
+			  bool *isnull)
 {
-	Datum value = PG_GETARG_DATUM(1);
-	Datum other = PG_GETARG_DATUM(2);
+	Datum value = states[0]->value;
+	Datum other = states[1]->value;
 
-	if (!PG_ARGISNULL(1))
+	if (!states[0]->isnull)
 		value = copy_state(agg, value);
-	other = MakeExpandedObjectReadOnly(other, PG_ARGISNULL(2), agg->trans_len);
-	value = combine_values(agg, value, PG_ARGISNULL(1), other, PG_ARGISNULL(2), isnull);
+	other = MakeExpandedObjectReadOnly(other, states[1]->isnull, agg->trans_len);
+	value = combine_values(agg, value, states[0]->isnull, other, states[1]->isnull, isnull);
 	if (*isnull)
 		return (Datum) 0;
 	MemoryContextSwitchTo(target);
 	return datumCopy(value, agg->trans_byval, agg->trans_len);
+}
+
+static Datum
+combine_arguments(FunctionCallInfo fcinfo, int aggregate_argno)
+{
+	KappaAggregate *agg = fcinfo->flinfo->fn_extra;
+	const NullableDatum *states[2] = {
+		&fcinfo->args[FIRST_STATE(aggregate_argno)], &fcinfo->args[SECOND_STATE]
+	};
+	MemoryContext caller;
+	Datum result;
+	bool isnull;
+
+	if (agg == NULL)
+		agg = open_combine(fcinfo, aggregate_argno);
+	check_same_aggregate(fcinfo, aggregate_argno, agg);
+
+	/* Null is the state of no rows. */
+	if (agg->combine.flinfo.fn_strict && (states[0]->isnull || states[1]->isnull))
+	{
+		const NullableDatum *given = states[0]->isnull ? states[1] : states[0];
+
+		if (given->isnull)
+			PG_RETURN_NULL();
+		PG_RETURN_DATUM(given->value);
+	}
+
+	caller = MemoryContextSwitchTo(get_scratch_context(agg));
+	if (agg->trans_type == INTERNALOID)
+		result = combine_serial(agg, states, caller, &isnull);
+	else
+		result = combine_typed(agg, states, caller, &isnull);
+	MemoryContextSwitchTo(caller);
+	reset_contexts(agg);
+	if (isnull)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(result);
 }
 
 /*
@@ -271,35 +316,17 @@ combine_typed(FunctionCallInfo fcinfo, KappaAggregate *agg, MemoryContext target
 Datum
 kappa_sql_combine(PG_FUNCTION_ARGS)
 {
-	KappaAggregate *agg = fcinfo->flinfo->fn_extra;
-	MemoryContext caller;
-	Datum result;
-	bool isnull;
+	return combine_arguments(fcinfo, 0);
+}
 
-	if (agg == NULL)
-		agg = open_combine(fcinfo);
-	check_same_aggregate(fcinfo, 0, agg);
-
-	/* Null is the state of no rows. */
-	if (agg->combine.flinfo.fn_strict && (PG_ARGISNULL(1) || PG_ARGISNULL(2)))
-	{
-		int given = PG_ARGISNULL(1) ? 2 : 1;
-
-		if (PG_ARGISNULL(given))
-			PG_RETURN_NULL();
-		PG_RETURN_DATUM(PG_GETARG_DATUM(given));
-	}
-
-	caller = MemoryContextSwitchTo(get_scratch_context(agg));
-	if (agg->trans_type == INTERNALOID)
-		result = combine_serial(fcinfo, agg, caller, &isnull);
-	else
-		result = combine_typed(fcinfo, agg, caller, &isnull);
-	MemoryContextSwitchTo(caller);
-	reset_contexts(agg);
-	if (isnull)
-		PG_RETURN_NULL();
-	PG_RETURN_DATUM(result);
+/*
+ * combined_transition(a kappa.state, aggregate regprocedure, b kappa.state) returns kappa.state
+ * combined_transition(a anyelement, aggregate regprocedure, b anyelement) returns anyelement
+ */
+Datum
+kappa_sql_combined_transition(PG_FUNCTION_ARGS)
+{
+	return combine_arguments(fcinfo, 1);
 }
 
 /* ---- finalizing ---- */
@@ -396,4 +423,13 @@ kappa_sql_finalize(PG_FUNCTION_ARGS)
 	if (isnull)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(result);
+}
+
+/* ---- columns that follow from the key ---- */
+
+/* any_value_transition(state anyelement, value anyelement) returns anyelement; strict */
+Datum
+kappa_sql_any_value_transition(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_DATUM(PG_GETARG_DATUM(0));
 }

@@ -592,7 +592,7 @@ add_context(void *arg)
 }
 
 uint64
-kappa_apply_batch(KappaApplier *applier, KappaBatchTable *bt, int nmessages)
+kappa_apply_run(KappaApplier *applier, KappaApplyStep step, void *arg)
 {
 	KappaOwnerScope scope;
 	ErrorContextCallback callback;
@@ -613,22 +613,52 @@ kappa_apply_batch(KappaApplier *applier, KappaBatchTable *bt, int nmessages)
 	lock_tables(applier);
 	kappa_definition_enter_owner(&scope, applier->owner,
 								 applier->own->version->settings);
-	kappa_batch_bind(bt, applier->next_offset, applier->npartitions, 0, nmessages);
 	kappa_guard_permit(applier->target);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	rows = run_merge(applier, nmessages);
+	rows = step(applier, arg);
 	SPI_finish();
 	PopActiveSnapshot();
 	kappa_guard_permit(InvalidOid);
-	kappa_batch_unbind_all();
 	kappa_definition_leave_owner(&scope);
 	LockReleaseSession(USER_LOCKMETHOD);
 
 	error_context_stack = callback.previous;
 	kappa_apply_current = NULL;
 	return rows;
+}
+
+typedef struct BatchStep
+{
+	KappaBatchTable *bt;
+	int nmessages;
+} BatchStep;
+
+static uint64
+merge_batch(KappaApplier *applier, void *arg)
+{
+	BatchStep *step = arg;
+	uint64 rows;
+
+	kappa_batch_bind(step->bt, applier->next_offset, applier->npartitions, 0, step->nmessages);
+	rows = run_merge(applier, step->nmessages);
+	kappa_batch_unbind_all();
+	return rows;
+}
+
+uint64
+kappa_apply_batch(KappaApplier *applier, KappaBatchTable *bt, int nmessages)
+{
+	BatchStep step = { bt, nmessages };
+
+	return kappa_apply_run(applier, merge_batch, &step);
+}
+
+const KappaVersion *
+kappa_apply_get_version(const KappaApplier *applier)
+{
+	return applier->own->version;
 }
 
 void

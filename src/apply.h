@@ -79,6 +79,18 @@ extern void kappa_apply_set_log(KappaApplier *applier, int n,
 								const int64 *begin, const int64 *end);
 
 /*
+ * Run a step of the maintenance of a view as its owner, under the version's
+ * settings, with its tables locked, the guard told, and SPI connected.  Needs a
+ * transaction, leaves no snapshot behind.  Returns what the step does.
+ */
+typedef uint64 (*KappaApplyStep)(KappaApplier *applier, void *arg);
+
+extern uint64 kappa_apply_run(KappaApplier *applier, KappaApplyStep step, void *arg);
+
+/* The version that is applied to, as it was when the applier was opened. */
+extern const KappaVersion *kappa_apply_get_version(const KappaApplier *applier);
+
+/*
  * Run the merge over a batch, as the view's owner under the version's
  * settings.  Needs a transaction, leaves no snapshot behind.  Returns the
  * number of rows of the delta that were merged.

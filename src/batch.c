@@ -26,6 +26,7 @@
 #include "utils/typcache.h"
 
 #include "batch.h"
+#include "fdw_bounds.h"
 
 typedef enum RowState
 {
@@ -519,7 +520,9 @@ kappa_sql_message_offset(PG_FUNCTION_ARGS)
 
 	if (message != NULL)
 		PG_RETURN_INT64(message->offset);
-	PG_RETURN_INT64(ItemPointerGetBlockNumberNoCheck(tid));
+	PG_RETURN_INT64(kappa_bounds_get_offset(PG_GETARG_OID(0),
+											ItemPointerGetOffsetNumberNoCheck(tid) - 1,
+											ItemPointerGetBlockNumberNoCheck(tid)));
 }
 
 Datum

@@ -138,7 +138,7 @@ extern void kappa_catalog_set_state(Oid view, KappaViewState state, const char *
 
 /*
  * Add to kappa.events: created, paused, resumed, failed, recovered, stopped,
- * switched, sought or dropped.
+ * replayed, switched, sought or dropped.
  */
 extern void kappa_catalog_add_event(Oid view, const char *event, int32 version,
 									const char *sqlstate, const char *detail);

@@ -48,6 +48,7 @@
 
 #include "definition.h"
 #include "fdw_options.h"
+#include "fill_run.h"
 #include "kappa.h"
 #include "view_flatten.h"
 
@@ -238,6 +239,18 @@ kappa_definition_get_bounded_query(Query *definition, const KappaShape *shape,
 }
 
 /* Runs at once, so its names are written for the search_path of now. */
+KappaFillStatements *
+kappa_definition_get_fill(Query *definition, const KappaShape *shape,
+						  const KappaVersion *version, Oid staging)
+{
+	int level = enter_deparse_for(version);
+	KappaFillStatements *statements = kappa_plan_fill(definition, shape, version->target,
+													  version->companion, staging);
+
+	AtEOXact_GUC(true, level);
+	return statements;
+}
+
 char *
 kappa_definition_get_birth(Query *definition, const KappaShape *shape,
 						   const KappaVersion *version)
@@ -524,6 +537,17 @@ kappa_definition_depend(Oid dependent, Oid view)
 }
 
 void
+kappa_definition_drop_relation(Oid relid, DropBehavior behavior)
+{
+	ObjectAddress object;
+
+	if (!OidIsValid(relid) || get_rel_name(relid) == NULL)
+		return;
+	ObjectAddressSet(object, RelationRelationId, relid);
+	performDeletion(&object, behavior, PERFORM_DELETION_INTERNAL);
+}
+
+void
 kappa_definition_follow_owner(Oid view)
 {
 	Oid owner = kappa_catalog_get_view(view)->owner;
@@ -532,7 +556,9 @@ kappa_definition_follow_owner(Oid view)
 	foreach(lc, kappa_catalog_list_versions(view))
 	{
 		KappaVersion *version = lfirst(lc);
-		Oid relations[] = { version->definition, version->companion, version->target };
+		KappaFill *fill = kappa_fill_get(view, version->version);
+		Oid relations[] = { version->definition, version->companion, version->target,
+							fill == NULL ? InvalidOid : fill->staging };
 
 		/* As for a table's indexes: the right to change the table is enough. */
 		for (int i = 0; i < lengthof(relations); i++)

@@ -52,6 +52,9 @@ extern void kappa_definition_run_ddl(List *statements);
 /* Make an object (a relation) go away with the view's table; again is no harm. */
 extern void kappa_definition_depend(Oid dependent, Oid view);
 
+/* Drop a relation that belongs to kappa, whoever is allowed to; again is no harm. */
+extern void kappa_definition_drop_relation(Oid relid, DropBehavior behavior);
+
 /* Give all that belongs to a view to the owner of its table. */
 extern void kappa_definition_follow_owner(Oid view);
 
@@ -85,6 +88,12 @@ extern KappaStatements *kappa_definition_get_statements(Query *definition,
 														const KappaShape *shape,
 														const KappaVersion *version,
 														bool pretty);
+
+/* Likewise what a replay runs; staging is InvalidOid if it needs no staging table. */
+extern KappaFillStatements *kappa_definition_get_fill(Query *definition,
+													  const KappaShape *shape,
+													  const KappaVersion *version,
+													  Oid staging);
 
 /*
  * The statement that makes the rows which are there before any message, for

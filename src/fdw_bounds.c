@@ -23,6 +23,8 @@ typedef struct BoundTable
 	KappaLog bounds;
 	List *gaps; /* of KappaRange, sorted by partition and start, disjoint */
 
+	bool numbered; /* see kappa_fdw_number_messages */
+
 	/* Of scans that have ended: between the bounds, and after them. */
 	uint64 offsets[2];
 	uint64 messages[2];
@@ -97,6 +99,7 @@ kappa_fdw_bind_bounds(Oid relid, int n, const int64 *start, const int64 *end)
 	bound->bounds.begin = copy_offsets(n, start);
 	bound->bounds.end = copy_offsets(n, end);
 	bound->gaps = NIL;
+	bound->numbered = false;
 	memset(bound->offsets, 0, sizeof(bound->offsets));
 	memset(bound->messages, 0, sizeof(bound->messages));
 	MemoryContextSwitchTo(old);
@@ -121,6 +124,22 @@ const KappaLog *
 kappa_bounds_get(Oid relid)
 {
 	return &require_bound(relid)->bounds;
+}
+
+void
+kappa_fdw_number_messages(Oid relid)
+{
+	require_bound(relid)->numbered = true;
+}
+
+int64
+kappa_bounds_get_offset(Oid relid, int partition, int64 place)
+{
+	BoundTable *bound = find_bound(relid);
+
+	if (bound == NULL || !bound->numbered || partition >= bound->bounds.npartitions)
+		return place;
+	return bound->bounds.begin[partition] + place;
 }
 
 /* ---- gaps ---- */

@@ -24,6 +24,12 @@ extern const KappaLog *kappa_bounds_get(Oid relid);
  */
 extern int kappa_bounds_cut_gaps(Oid relid, KappaRange **ranges, int n);
 
+/*
+ * What kappa.message_offset() says of a row of a scan, by its place after the
+ * scan's start: that place, or the offset (kappa_fdw_number_messages).
+ */
+extern int64 kappa_bounds_get_offset(Oid relid, int partition, int64 place);
+
 /* A scan between the bounds, or of what comes after them, has ended: what it has read. */
 extern void kappa_bounds_count(Oid relid, bool later, uint64 offsets, uint64 messages);
 

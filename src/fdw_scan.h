@@ -57,6 +57,12 @@ extern void kappa_fdw_bind_bounds(Oid relid, int n, const int64 *start,
 								  const int64 *end);
 extern void kappa_fdw_unbind_bounds(void);
 
+/*
+ * Let kappa.message_offset() give offsets in the log for scans of a bound
+ * table, and not just their order.  All scans must run in this process.
+ */
+extern void kappa_fdw_number_messages(Oid relid);
+
 /* Pass over some of the offsets between the bounds of a table: start up to, not including, end. */
 extern void kappa_fdw_bind_gap(Oid relid, int32 partition, int64 start, int64 end);
 

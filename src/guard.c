@@ -500,7 +500,9 @@ forget_relation(Oid relid)
 					 " p AS (DELETE FROM kappa.position WHERE view = $1),"
 					 " m AS (DELETE FROM kappa.last_message WHERE view = $1),"
 					 " g AS (DELETE FROM kappa.gap WHERE view = $1),"
-					 " r AS (DELETE FROM kappa.rebuild_run WHERE view = $1)"
+					 " r AS (DELETE FROM kappa.rebuild_run WHERE view = $1),"
+					 " f AS (DELETE FROM kappa.fill WHERE view = $1),"
+					 " s AS (DELETE FROM kappa.fill_range WHERE view = $1)"
 					 " INSERT INTO kappa.event (view, view_name, event)"
 					 " SELECT view, view::text, 'dropped' FROM v",
 					 relid);

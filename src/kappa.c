@@ -25,6 +25,9 @@
 PG_MODULE_MAGIC;
 
 int kappa_max_workers;
+int kappa_rebuild_workers;
+int kappa_replay_min;
+int kappa_replay_rate;
 int kappa_max_views;
 int kappa_batch_rows;
 int kappa_batch_bytes;
@@ -60,6 +63,26 @@ define_process_settings(void)
 							"The delay starts at one second and doubles.",
 							&kappa_retry_max_delay, 300000, 100, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+}
+
+static void
+define_replay_settings(void)
+{
+	DefineCustomIntVariable("kappa.rebuild_workers",
+							"Sets the maximum number of processes per database that replay logs.",
+							"They come on top of kappa.max_workers.",
+							&kappa_rebuild_workers, 2, 1, 64,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("kappa.replay_min_messages",
+							"Sets the number of messages from which on a view is filled in parallel.",
+							"-1 turns that off.",
+							&kappa_replay_min, 200000, -1, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("kappa.replay_rate",
+							"Sets the largest number of messages that one process replays in a second.",
+							"0 means no limit.",
+							&kappa_replay_rate, 0, 0, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 }
 
 static void
@@ -106,6 +129,7 @@ void
 _PG_init(void)
 {
 	define_process_settings();
+	define_replay_settings();
 	define_batch_settings();
 	define_kafka_settings();
 	if (process_shared_preload_libraries_in_progress)

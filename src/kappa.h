@@ -44,6 +44,9 @@
 
 /* Configuration parameters, defined in kappa.c; units as in the comment. */
 extern int kappa_max_workers;       /* workers per database */
+extern int kappa_rebuild_workers;   /* processes that replay, per database */
+extern int kappa_replay_min;        /* messages that are worth it; -1: none are */
+extern int kappa_replay_rate;       /* messages a second, of each; 0: no limit */
 extern int kappa_max_views;         /* views and rebuilds per cluster */
 extern int kappa_batch_rows;        /* messages */
 extern int kappa_batch_bytes;       /* kB */

@@ -442,9 +442,8 @@ take_step(const KappaApplier *shadow, const KappaApplier *live, bool caught_up,
 
 /* ---- errors ---- */
 
-/* Could the same thing succeed at another time? */
-static bool
-may_pass(int sqlerrcode)
+bool
+kappa_rebuild_error_may_pass(int sqlerrcode)
 {
 	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
 	{
@@ -493,7 +492,7 @@ kappa_rebuild_step(KappaApplier *shadow, KappaApplier *live, bool caught_up,
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (may_pass(error->sqlerrcode))
+		if (kappa_rebuild_error_may_pass(error->sqlerrcode))
 			PG_RE_THROW();
 
 		HOLD_INTERRUPTS();

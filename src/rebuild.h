@@ -55,4 +55,7 @@ extern KappaRebuildAction kappa_rebuild_step(KappaApplier *shadow, KappaApplier 
  */
 extern void kappa_rebuild_fail(Oid view, int32 version, const char *error);
 
+/* Could what has met this error succeed at another time? */
+extern bool kappa_rebuild_error_may_pass(int sqlerrcode);
+
 #endif /* KAPPA_REBUILD_H */

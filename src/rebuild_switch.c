@@ -29,6 +29,7 @@
 #include "utils/typcache.h"
 
 #include "definition.h"
+#include "fill_run.h"
 #include "guard.h"
 #include "rebuild_run.h"
 #include "rebuild_switch.h"
@@ -266,7 +267,11 @@ delete_version_rows(Oid view, int32 version)
 							  " m AS (DELETE FROM kappa.last_message m USING n"
 							  " WHERE m.view = n.view AND m.version = n.version),"
 							  " g AS (DELETE FROM kappa.gap g USING n"
-							  " WHERE g.view = n.view AND g.version = n.version)"
+							  " WHERE g.view = n.view AND g.version = n.version),"
+							  " f AS (DELETE FROM kappa.fill f USING n"
+							  " WHERE f.view = n.view AND f.version = n.version),"
+							  " s AS (DELETE FROM kappa.fill_range s USING n"
+							  " WHERE s.view = n.view AND s.version = n.version)"
 							  " SELECT FROM n",
 							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not delete a version");
@@ -322,17 +327,6 @@ set_live_version(Oid view, int32 version)
 /* ---- objects ---- */
 
 static void
-drop_relation(Oid relid, DropBehavior behavior)
-{
-	ObjectAddress object;
-
-	if (!OidIsValid(relid) || get_rel_name(relid) == NULL)
-		return;
-	ObjectAddressSet(object, RelationRelationId, relid);
-	performDeletion(&object, behavior, PERFORM_DELETION_INTERNAL);
-}
-
-static void
 append_relation(List **relids, Oid relid)
 {
 	if (OidIsValid(relid) && get_rel_name(relid) != NULL)
@@ -370,9 +364,9 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 	set_live_version(view->view, to->version);
 	note_healed_gaps(view->view, from->version, to->version);
 	(void) delete_version_rows(view->view, from->version);
-	drop_relation(from->definition, DROP_RESTRICT);
-	drop_relation(from->companion, DROP_RESTRICT);
-	drop_relation(to->target, DROP_RESTRICT);
+	kappa_definition_drop_relation(from->definition, DROP_RESTRICT);
+	kappa_definition_drop_relation(from->companion, DROP_RESTRICT);
+	kappa_definition_drop_relation(to->target, DROP_RESTRICT);
 	kappa_catalog_add_event(view->view, "switched", to->version, NULL,
 							psprintf("from version %d, by %s", from->version, kind));
 	kappa_shmem_wake_at_commit();
@@ -382,7 +376,9 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 bool
 kappa_rebuild_drop_version(const KappaVersion *version)
 {
-	Oid relids[] = { version->target, version->companion, version->definition };
+	KappaFill *fill = kappa_fill_get(version->view, version->version);
+	Oid relids[] = { version->target, version->companion, version->definition,
+					 fill == NULL ? InvalidOid : fill->staging };
 
 	for (int i = 0; i < lengthof(relids); i++)
 	{
@@ -396,7 +392,7 @@ kappa_rebuild_drop_version(const KappaVersion *version)
 
 	/* Nobody was told of these objects: what was hung onto them goes, too. */
 	for (int i = 0; i < lengthof(relids); i++)
-		drop_relation(relids[i], DROP_CASCADE);
+		kappa_definition_drop_relation(relids[i], DROP_CASCADE);
 	kappa_shmem_wake_at_commit();
 	return true;
 }

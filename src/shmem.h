@@ -164,6 +164,7 @@ typedef struct KappaWorkerStatus
 	KappaProcessId id;
 	pid_t pid;    /* 0: registered, but not attached yet */
 	bool catchup; /* serves views that are behind */
+	bool filler;  /* replays the log for one of them, and serves none */
 	bool stop;
 	TimestampTz started_at;
 } KappaWorkerStatus;
@@ -227,6 +228,7 @@ extern void kappa_shmem_database_report(KappaDatabaseState state);
 extern bool kappa_shmem_take_reload(void);            /* the catalog has changed */
 extern void kappa_shmem_wake_supervisor(bool reload); /* of this database */
 extern bool kappa_shmem_worker_reserve(bool catchup, KappaProcessId *id);
+extern bool kappa_shmem_filler_reserve(KappaProcessId *id);
 extern void kappa_shmem_worker_free(const KappaProcessId *id);
 extern void kappa_shmem_worker_set_catchup(const KappaProcessId *id, bool catchup);
 extern void kappa_shmem_worker_stop(const KappaProcessId *id); /* between two batches */

@@ -207,6 +207,7 @@ reserve_process(KappaProcess *slots, Oid dbid, KappaProcessId *id)
 		process->latch = NULL;
 		process->stop = false;
 		process->catchup = false;
+		process->filler = false;
 		process->reload = false;
 		process->state = KAPPA_DATABASE_STARTING;
 		process->started_at = GetCurrentTimestamp();
@@ -403,6 +404,19 @@ kappa_shmem_worker_reserve(bool catchup, KappaProcessId *id)
 	return result;
 }
 
+bool
+kappa_shmem_filler_reserve(KappaProcessId *id)
+{
+	bool result;
+
+	LWLockAcquire(kappa_shmem.lock, LW_EXCLUSIVE);
+	result = reserve_process(kappa_shmem.workers, MyDatabaseId, id);
+	if (result)
+		kappa_shmem.workers[id->slot].filler = true;
+	LWLockRelease(kappa_shmem.lock);
+	return result;
+}
+
 /* Its views are to be given to others. */
 void
 kappa_shmem_worker_free(const KappaProcessId *id)
@@ -477,6 +491,7 @@ kappa_shmem_get_workers(KappaWorkerStatus **statuses)
 		status->id.generation = kappa_shmem.workers[i].generation;
 		status->pid = kappa_shmem.workers[i].pid;
 		status->catchup = kappa_shmem.workers[i].catchup;
+		status->filler = kappa_shmem.workers[i].filler;
 		status->stop = kappa_shmem.workers[i].stop;
 		status->started_at = kappa_shmem.workers[i].started_at;
 		n++;

@@ -42,16 +42,16 @@
 #include "catalog.h"
 #include "compat.h"
 #include "fdw_options.h"
+#include "fill.h"
+#include "fill_run.h"
 #include "kappa.h"
 #include "launcher.h"
+#include "process.h"
 #include "shmem.h"
 #include "supervisor.h"
 
 /* Before another try when there was no slot for a background worker. */
 #define SLOT_DELAY_MS 1000
-
-/* A worker without a process that anybody knows of never attaches. */
-#define ATTACH_TIMEOUT_MS 60000
 
 /* A version of a view that should run, and its group. */
 typedef struct RunnableView
@@ -60,6 +60,7 @@ typedef struct RunnableView
 	int32 version;
 	int slot;
 	bool grouped; /* false: its foreign table could not be read */
+	bool filling; /* by processes of its own, see fill.h */
 	Oid serverid;
 	Oid owner;
 	char *topic;
@@ -73,19 +74,11 @@ typedef struct Candidate
 	int64 position; /* sum of its next offsets; of groups to be placed only */
 } Candidate;
 
-/* A worker that was started from here. */
-typedef struct StartedWorker
-{
-	KappaProcessId id;
-	BackgroundWorkerHandle *handle;
-} StartedWorker;
-
 static MemoryContext SupervisorContext;
 static MemoryContext RunnableContext; /* of what runnable points to */
 static MemoryContext RoundContext;    /* reset before each round */
 
 static List *runnable = NIL;            /* of RunnableView */
-static List *started = NIL;             /* of StartedWorker */
 static bool views_missing_slot = false; /* said so in the log */
 
 /* The present round, in RoundContext. */
@@ -93,6 +86,7 @@ static Candidate *candidates;
 static int ncandidates;
 static KappaWorkerStatus *workers;
 static int nworkers;
+static int nfillers;      /* of all processes that replay */
 static bool slot_missing; /* no worker can be started in this round */
 
 /* ---- what should run ---- */
@@ -200,6 +194,21 @@ note_missing_slots(bool missing)
 	views_missing_slot = missing;
 }
 
+static bool
+is_filling(const List *fills, const KappaVersion *version)
+{
+	ListCell *lc;
+
+	foreach(lc, fills)
+	{
+		KappaFill *fill = lfirst(lc);
+
+		if (fill->view == version->view && fill->version == version->version)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Read from the catalog what should run.  False if the extension is gone.
  */
@@ -208,6 +217,7 @@ load_runnable(void)
 {
 	KappaViewPlace *places;
 	List *versions = NIL;
+	List *fills = NIL;
 	ListCell *lc;
 	bool installed;
 	bool missing = false;
@@ -220,7 +230,10 @@ load_runnable(void)
 	installed = kappa_catalog_installed();
 	MemoryContextSwitchTo(RunnableContext);
 	if (installed)
+	{
 		versions = kappa_catalog_list_runnable();
+		fills = kappa_fill_list();
+	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(RunnableContext);
 	if (!installed)
@@ -234,6 +247,7 @@ load_runnable(void)
 
 		view->view = version->view;
 		view->version = version->version;
+		view->filling = is_filling(fills, version);
 		view->slot = get_slot(places, n, version);
 		if (view->slot < 0)
 		{
@@ -349,52 +363,14 @@ max_main_workers(void)
 	return Max(kappa_max_workers - 1, 1);
 }
 
-static bool
-register_worker(const RunnableView *view, const KappaProcessId *id)
-{
-	BackgroundWorker worker = {
-		.bgw_type = "kappa worker",
-		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
-		.bgw_start_time = BgWorkerStart_RecoveryFinished,
-		.bgw_restart_time = BGW_NEVER_RESTART,
-		.bgw_library_name = "kappa",
-		.bgw_function_name = "kappa_worker_main",
-		.bgw_notify_pid = MyProcPid,
-	};
-	StartedWorker *entry;
-	BackgroundWorkerHandle *handle;
-	MemoryContext old;
-
-	snprintf(worker.bgw_name, BGW_MAXLEN, "kappa worker: topic %s", view->topic);
-	memcpy(worker.bgw_extra, id, sizeof(*id));
-	old = MemoryContextSwitchTo(SupervisorContext);
-	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
-	{
-		MemoryContextSwitchTo(old);
-		return false;
-	}
-	entry = palloc(sizeof(StartedWorker));
-	entry->id = *id;
-	entry->handle = handle;
-	started = lappend(started, entry);
-	MemoryContextSwitchTo(old);
-	return true;
-}
-
 /* Start a worker for a group; -1 if there is no slot for its process. */
 static int
 start_worker(const RunnableView *view, bool catchup)
 {
 	KappaProcessId id;
 
-	if (slot_missing || !kappa_shmem_worker_reserve(catchup, &id))
+	if (slot_missing || !kappa_process_start_worker(view->topic, catchup, &id))
 	{
-		slot_missing = true;
-		return -1;
-	}
-	if (!register_worker(view, &id))
-	{
-		kappa_shmem_worker_free(&id);
 		slot_missing = true;
 		return -1;
 	}
@@ -407,50 +383,39 @@ start_worker(const RunnableView *view, bool catchup)
 	return id.slot;
 }
 
+/* ---- replays ---- */
+
 /*
- * Free the slots of workers whose process never came.  Those that came free
- * their slots themselves.  Returns true if one has failed to start.
+ * Start processes for versions that are to be filled: for each as many as there
+ * may be.  They exit when there is nothing left to do.
  */
-static bool
-collect_workers(void)
+static void
+start_fillers(TimestampTz now)
 {
-	KappaWorkerStatus *statuses;
-	ListCell *lc;
-	bool failed = false;
-	TimestampTz now = GetCurrentTimestamp();
-	int n = kappa_shmem_get_workers(&statuses);
-
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < ncandidates; i++)
 	{
-		StartedWorker *mine = NULL;
-		pid_t pid;
+		RunnableView *view = candidates[i].runnable;
+		KappaViewPlace *place = candidates[i].place;
+		int n;
 
-		if (statuses[i].pid != 0)
+		if (view == NULL || !view->filling || place->owner >= 0 || place->retry_at > now)
 			continue;
-		foreach(lc, started)
-			if (((StartedWorker *) lfirst(lc))->id.slot == statuses[i].id.slot &&
-				((StartedWorker *) lfirst(lc))->id.generation == statuses[i].id.generation)
-				mine = lfirst(lc);
-		if (mine != NULL
-				? GetBackgroundWorkerPid(mine->handle, &pid) != BGWH_STOPPED
-				: !TimestampDifferenceExceeds(statuses[i].started_at, now, ATTACH_TIMEOUT_MS))
-			continue;
-		kappa_shmem_worker_free(&statuses[i].id);
-		failed = true;
+		n = kappa_process_count_fillers(view->view, view->version);
+		if (n == 0)
+			kappa_shmem_view_postpone(place->slot, "waiting for a process to replay the log", 0);
+		for (; n < kappa_rebuild_workers && nfillers < kappa_rebuild_workers; n++)
+		{
+			if (!kappa_process_start_filler(view->topic, view->view, view->version))
+				break;
+			nfillers++;
+			if (n == 0)
+				kappa_shmem_view_postpone(place->slot, KAPPA_REPLAYING_REASON, 0);
+		}
+		if (n == 0)
+			kappa_shmem_view_postpone(place->slot,
+									  "waiting for a background worker slot; max_worker_processes may be too small",
+									  TimestampTzPlusMilliseconds(now, SLOT_DELAY_MS));
 	}
-
-	foreach(lc, started)
-	{
-		StartedWorker *entry = lfirst(lc);
-		pid_t pid;
-
-		if (GetBackgroundWorkerPid(entry->handle, &pid) != BGWH_STOPPED)
-			continue;
-		started = foreach_delete_current(started, lc);
-		pfree(entry->handle);
-		pfree(entry);
-	}
-	return failed;
 }
 
 /* ---- placing views ---- */
@@ -600,7 +565,8 @@ is_due(Candidate *candidate, TimestampTz now)
 	KappaViewPlace *place = candidate->place;
 
 	return candidate->runnable != NULL && candidate->runnable->grouped &&
-		   place->owner < 0 && place->wanted < 0 && place->retry_at <= now;
+		   !candidate->runnable->filling && place->owner < 0 && place->wanted < 0 &&
+		   place->retry_at <= now;
 }
 
 static int64
@@ -744,13 +710,30 @@ find_runnable(int slot)
 	return NULL;
 }
 
+/* Those that replay are counted, and serve nobody. */
+static void
+load_workers(void)
+{
+	int n = kappa_shmem_get_workers(&workers);
+
+	nworkers = 0;
+	nfillers = 0;
+	for (int i = 0; i < n; i++)
+	{
+		if (workers[i].filler)
+			nfillers++;
+		else
+			workers[nworkers++] = workers[i];
+	}
+}
+
 static void
 load_candidates(void)
 {
 	KappaViewPlace *places;
 
 	ncandidates = kappa_shmem_get_places(&places);
-	nworkers = kappa_shmem_get_workers(&workers);
+	load_workers();
 	candidates = palloc0(Max(ncandidates, 1) * sizeof(Candidate));
 	for (int i = 0; i < ncandidates; i++)
 	{
@@ -808,12 +791,13 @@ decide(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	slot_missing = collect_workers();
+	slot_missing = kappa_process_collect();
 	load_candidates();
 	stop_excess_workers();
 	for (int i = 0; i < ncandidates; i++)
 		join_main_worker(&candidates[i]);
 	place_views(now);
+	start_fillers(now);
 	return next_moment(now);
 }
 
@@ -833,7 +817,7 @@ retire(uint32 wait_event)
 	for (;;)
 	{
 		MemoryContextReset(RoundContext);
-		(void) collect_workers();
+		(void) kappa_process_collect();
 		load_candidates();
 		if (kappa_shmem_get_workers(&statuses) == 0)
 			break;

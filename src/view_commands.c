@@ -38,6 +38,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "definition.h"
+#include "fill_run.h"
 #include "guard.h"
 #include "kafka_admin.h"
 #include "kappa.h"
@@ -485,10 +486,19 @@ kappa_sql_seek_view(PG_FUNCTION_ARGS)
 	char *topic = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	int32 part = PG_GETARG_INT32(2);
 	int64 target = PG_GETARG_INT64(3);
-	KappaPosition *position = kappa_catalog_get_position(view->view, view->version);
+	KappaPosition *position;
+	KappaFill *fill;
 	int64 present;
 	int n;
 
+	view = kappa_catalog_lock_view(view->view);
+	fill = kappa_fill_get(view->view, view->version);
+	if (fill != NULL && fill->active)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the log is being replayed into view \"%s\"", get_rel_name(view->view)),
+				 errhint("Wait with kappa.wait_for().")));
+	position = kappa_catalog_get_position(view->view, view->version);
 	if (strcmp(topic, position->topic) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -376,21 +376,34 @@ keep_deletions(Query *query, const KappaShape *shape)
 	expose(add_target(query, keep), KAPPA_COLUMN_KEEP);
 }
 
-/* ---- the three readings ---- */
+/* ---- the four readings ---- */
 
-Query *
-kappa_delta_over_batch(Query *definition, const KappaShape *shape)
+static Query *
+make_delta(Query *definition, const KappaShape *shape, const char *alias)
 {
 	Query *query;
 
 	if (shape->root->states != NIL)
 		definition = kappa_states_make_partial(definition, shape);
-	query = copy_with_alias(definition, shape, KAPPA_BATCH_ALIAS);
+	query = copy_with_alias(definition, shape, alias);
 	if (shape->root->kind == KAPPA_NODE_LATEST)
 		complete_order(query, shape, shape->needs_companion);
 	else if (shape->scan->changelog)
 		keep_deletions(query, shape);
 	return query;
+}
+
+Query *
+kappa_delta_over_batch(Query *definition, const KappaShape *shape)
+{
+	return make_delta(definition, shape, KAPPA_BATCH_ALIAS);
+}
+
+Query *
+kappa_delta_over_stretch(Query *definition, const KappaShape *shape)
+{
+	Assert(!shape->scan->changelog);
+	return make_delta(definition, shape, KAPPA_BOUNDED_ALIAS);
 }
 
 Query *

@@ -19,7 +19,9 @@
 #include "utils/lsyscache.h"
 #include "utils/ruleutils.h"
 
+#include "definition.h"
 #include "view_delta.h"
+#include "view_fill.h"
 #include "view_merge.h"
 #include "view_plan.h"
 #include "view_states.h"
@@ -57,6 +59,22 @@ kappa_plan_statements(Query *definition, const KappaShape *shape,
 	return statements;
 }
 
+KappaFillStatements *
+kappa_plan_fill(Query *definition, const KappaShape *shape, Oid target, Oid companion,
+				Oid staging)
+{
+	KappaFillStatements *statements = palloc0(sizeof(KappaFillStatements));
+	KappaMergeParts parts = { target, companion };
+
+	statements->delta = pg_get_querydef(kappa_delta_over_stretch(definition, shape), false);
+	if (!OidIsValid(staging))
+		return statements;
+	parts.delta = kappa_fill_make_delta(shape, kappa_definition_relation_name(staging));
+	set_final_parts(&parts, definition, shape, false);
+	statements->merge = kappa_merge_make(shape, &parts);
+	return statements;
+}
+
 char *
 kappa_plan_birth(Query *definition, const KappaShape *shape, Oid target, Oid companion)
 {
@@ -87,6 +105,36 @@ append_column(StringInfo buf, const char *name, Oid type, int32 typmod, Oid coll
 		appendStringInfo(buf, " COLLATE %s", generate_collation_name(collation));
 }
 
+static void
+append_outputs(StringInfo buf, const KappaShape *shape)
+{
+	const char *separator = "";
+	ListCell *lc;
+
+	foreach(lc, shape->outputs)
+	{
+		KappaOutput *output = lfirst(lc);
+
+		appendStringInfoString(buf, separator);
+		append_column(buf, output->name, output->type, output->typmod, output->collation);
+		separator = ", ";
+	}
+}
+
+static void
+append_key(StringInfo buf, const KappaShape *shape)
+{
+	ListCell *lc;
+
+	foreach(lc, shape->key)
+	{
+		KappaOutput *output = kappa_text_key_output(shape, lc);
+
+		append_column(buf, output->name, output->type, output->typmod, output->collation);
+		appendStringInfoString(buf, ", ");
+	}
+}
+
 /*
  * What follows CREATE TABLE.  Rows that are updated or deleted need an identity
  * for logical replication, or somebody's publication of all tables would stop
@@ -110,19 +158,10 @@ List *
 kappa_plan_table_ddl(const KappaShape *shape, const char *qualified_name)
 {
 	StringInfoData buf;
-	const char *separator = "";
-	ListCell *lc;
 
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "CREATE TABLE %s (", qualified_name);
-	foreach(lc, shape->outputs)
-	{
-		KappaOutput *output = lfirst(lc);
-
-		appendStringInfoString(&buf, separator);
-		append_column(&buf, output->name, output->type, output->typmod, output->collation);
-		separator = ", ";
-	}
+	append_outputs(&buf, shape);
 	appendStringInfoChar(&buf, ')');
 	if (shape->key != NIL)
 		appendStringInfo(&buf, " WITH (%s)", KEYED_STORAGE);
@@ -145,8 +184,9 @@ append_states(StringInfo buf, const KappaShape *shape)
 	}
 }
 
+/* Columns by which rows of DISTINCT ON are sorted: all, or those that are no outputs. */
 static void
-append_order_and_place(StringInfo buf, const KappaShape *shape)
+append_order_and_place(StringInfo buf, const KappaShape *shape, bool hidden_only)
 {
 	ListCell *lc;
 
@@ -154,6 +194,8 @@ append_order_and_place(StringInfo buf, const KappaShape *shape)
 	{
 		KappaOrder *order = lfirst(lc);
 
+		if (hidden_only && order->output != 0)
+			continue;
 		append_column(buf, kappa_delta_order_name(shape, order),
 					  order->type, order->typmod, order->collation);
 		appendStringInfoString(buf, ", ");
@@ -167,23 +209,42 @@ List *
 kappa_plan_companion_ddl(const KappaShape *shape, const char *qualified_name)
 {
 	StringInfoData buf;
-	ListCell *lc;
 
 	if (!shape->needs_companion)
 		return NIL;
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "CREATE TABLE %s (", qualified_name);
-	foreach(lc, shape->key)
-	{
-		KappaOutput *output = kappa_text_key_output(shape, lc);
-
-		append_column(&buf, output->name, output->type, output->typmod, output->collation);
-		appendStringInfoString(&buf, ", ");
-	}
+	append_key(&buf, shape);
 	if (shape->root->kind == KAPPA_NODE_AGGREGATE)
 		append_states(&buf, shape);
 	else
-		append_order_and_place(&buf, shape);
+		append_order_and_place(&buf, shape, false);
 	appendStringInfo(&buf, ") WITH (%s)", KEYED_STORAGE);
 	return lcons(buf.data, make_key_ddl(shape, qualified_name));
+}
+
+/* The columns of a delta, in their order; it is read once, and from end to end. */
+List *
+kappa_plan_staging_ddl(const KappaShape *shape, const char *qualified_name)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "CREATE TABLE %s (", qualified_name);
+	if (shape->root->kind == KAPPA_NODE_AGGREGATE && shape->needs_companion)
+	{
+		append_key(&buf, shape);
+		append_states(&buf, shape);
+	}
+	else
+	{
+		append_outputs(&buf, shape);
+		if (shape->needs_companion)
+		{
+			appendStringInfoString(&buf, ", ");
+			append_order_and_place(&buf, shape, true);
+		}
+	}
+	appendStringInfoChar(&buf, ')');
+	return list_make1(buf.data);
 }

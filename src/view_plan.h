@@ -43,6 +43,19 @@ extern List *kappa_plan_table_ddl(const KappaShape *shape, const char *qualified
 /* Likewise for the companion; NIL if the shape needs none. */
 extern List *kappa_plan_companion_ddl(const KappaShape *shape, const char *qualified_name);
 
+/* Likewise for the staging table of a replay. */
+extern List *kappa_plan_staging_ddl(const KappaShape *shape, const char *qualified_name);
+
+/* What a replay runs; see view_fill.h. */
+typedef struct KappaFillStatements
+{
+	char *delta; /* the query over a stretch of the log: a SELECT */
+	char *merge; /* what is in the staging table, merged; NULL without one */
+} KappaFillStatements;
+
+extern KappaFillStatements *kappa_plan_fill(Query *definition, const KappaShape *shape,
+											Oid target, Oid companion, Oid staging);
+
 /*
  * The statement that puts the row(s) into a new table that are there before
  * any message (an aggregate without GROUP BY); NULL if there are none.

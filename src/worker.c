@@ -41,6 +41,7 @@
 #include "compat.h"
 #include "deliver.h"
 #include "fdw_options.h"
+#include "fill.h"
 #include "kappa.h"
 #include "rebuild.h"
 #include "source.h"
@@ -599,6 +600,51 @@ serve_views(KappaSource *source)
 	}
 }
 
+typedef struct FillStep
+{
+	KappaServed *served;
+	bool begun;
+} FillStep;
+
+static void
+begin_fill_step(void *arg)
+{
+	FillStep *step = arg;
+	KappaServed *served = step->served;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	step->begun = kappa_fill_begin(served->applier, served->source->end);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/*
+ * Hand versions over that others fill faster (fill.h).  That it cannot be done
+ * is no reason not to go on here.
+ */
+static void
+hand_over(KappaSource *source)
+{
+	List *views = list_copy(source->views);
+	ListCell *lc;
+
+	foreach(lc, views)
+	{
+		FillStep step = { .served = lfirst(lc) };
+		ErrorData *error;
+
+		if (!step.served->log_set || step.served->started)
+			continue;
+		step.served->started = true;
+		error = kappa_worker_attempt(begin_fill_step, &step);
+		if (error != NULL)
+			log_failure(step.served, error, "is not replayed in parallel");
+		else if (step.begun)
+			leave_quietly(step.served);
+	}
+}
+
 /* ---- the loop ---- */
 
 /* Returns true if there is more to do at once. */
@@ -606,6 +652,9 @@ static bool
 serve_source(KappaSource *source)
 {
 	kappa_source_serve(source, GetCurrentTimestamp());
+	hand_over(source);
+	if (source->views == NIL)
+		return true;
 	if (kappa_source_has_batch(source, GetCurrentTimestamp()))
 		kappa_deliver(source);
 	serve_views(source);
@@ -756,8 +805,8 @@ run_loop(void)
  * that makes a deadlock, it is the worker that gives way, and not a user's
  * command.
  */
-static void
-pin_settings(void)
+void
+kappa_worker_pin_settings(void)
 {
 	static const char *const settings[][2] = {
 		{ "search_path", "pg_catalog" },
@@ -790,7 +839,7 @@ init_worker(void)
 	if (!kappa_shmem_attach_worker(&id))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(id.dbid, InvalidOid, 0);
-	pin_settings();
+	kappa_worker_pin_settings();
 	set_application_name();
 	wait_event = WaitEventExtensionNew("KappaWorkerMain");
 

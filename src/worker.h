@@ -39,6 +39,7 @@ typedef struct KappaServed
 	struct KappaSource *source; /* NULL likewise */
 	bool with_headers;          /* reads the messages' headers */
 	bool log_set;               /* the applier knows how the log stands */
+	bool started;               /* has been looked at before its first message was applied */
 	bool reload;                /* open it anew before the next batch */
 	bool troubled;              /* shown as retrying; see kappa_worker_update_state */
 	bool failing;               /* because of an error of its own */
@@ -108,5 +109,8 @@ kappa_earlier(TimestampTz a, TimestampTz b)
 
 /* Entry point of the process. */
 extern PGDLLEXPORT void kappa_worker_main(Datum arg);
+
+/* Settings of every process that applies messages, whatever the database or the role has set. */
+extern void kappa_worker_pin_settings(void);
 
 #endif /* KAPPA_WORKER_H */

@@ -432,6 +432,8 @@ sub set_batches
 	sql("ALTER SYSTEM SET kappa.batch_rows = $rows");
 	sql("ALTER SYSTEM SET kappa.batch_interval = '" . pick(0, 5, 100) . "ms'");
 	sql('ALTER SYSTEM SET kappa.max_workers = ' . pick(2, 4));
+	sql('ALTER SYSTEM SET kappa.replay_min_messages = ' . pick(-1, 1, 10, 200));
+	sql('ALTER SYSTEM SET kappa.rebuild_workers = ' . pick(1, 2, 3));
 	sql("ALTER SYSTEM SET work_mem = '" . pick(64, 4096) . "kB'");
 	sql("ALTER SYSTEM SET enable_$_ = " . (chance(0.2) ? 'off' : 'on'))
 	  foreach @planner;

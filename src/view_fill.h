@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * view_fill.h
+ *	  From the partial results of a replay to one delta
+ *
+ * IDENTIFICATION
+ *	  src/view_fill.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_VIEW_FILL_H
+#define KAPPA_VIEW_FILL_H
+
+#include "view_analyze.h"
+
+/*
+ * Whether the log can be replayed in stretches, in whatever order.  Not of a
+ * changelog: a message without a value is remembered nowhere, so that one that
+ * came before it would come back.
+ */
+extern bool kappa_fill_is_possible(const KappaShape *shape);
+
+/* Whether the rows of several stretches have to be made one: all but plain rows. */
+extern bool kappa_fill_needs_staging(const KappaShape *shape);
+
+/* A query over a staging table (a qualified, quoted name) that has the rows of a delta. */
+extern char *kappa_fill_make_delta(const KappaShape *shape, const char *staging);
+
+#endif /* KAPPA_VIEW_FILL_H */

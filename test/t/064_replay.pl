@@ -1,0 +1,186 @@
+
+# The log is replayed by several processes: into views of all kinds, from one
+# partition and from many, beside crashes, errors, and people who change their
+# mind.
+
+use strict;
+use warnings;
+
+use KappaTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $kafka = start_kafka();
+my $node = new_node(conf => "restart_after_crash = on\nkappa.retry_max_delay = 1s\nkappa.replay_min_messages = 100");
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+sub sale
+{
+	my ($i) = @_;
+
+	return {
+		key => $i % 50,
+		value => {
+			id => $i,
+			shop => ($i % 7 ? 'shop ' . $i % 7 : undef),
+			amount => $i % 11 . '.25',
+			at => sprintf('2026-11-01T%02d:00:00Z', $i % 24),
+			tags => [ 'a', 'b' . $i % 3 ]
+		}
+	};
+}
+
+# How versions were filled: by processes that replay, or not.
+sub replays { return sql("SELECT count(*) FROM kappa.event WHERE event = 'replayed'") }
+
+sub state_objects
+{
+	return sql("SELECT count(*) FROM pg_class WHERE relnamespace = 'kappa_state'::regnamespace AND relname LIKE '%staging%'") . ' '
+	  . sql('SELECT count(*) FROM kappa.fill') . ' ' . sql('SELECT count(*) FROM kappa.fill_range');
+}
+
+# ---- All kinds, from one partition and from many. ----
+
+my %queries = (
+	log => 'SELECT id, shop, amount FROM %s WHERE id % 3 = 0',
+	tags => 'SELECT id, tag FROM %s, LATERAL unnest(tags) AS tag',
+	per_shop => 'SELECT shop, count(*) AS n, sum(amount) AS s, min(at) AS first, bool_or(id > 10) AS some FROM %s GROUP BY shop',
+	averages => q(SELECT 'x' AS c, shop, date_trunc('day', at, 'UTC') AS day, avg(amount) AS a, stddev(id) AS d, count(*) + 1 AS n FROM %s GROUP BY 2, 3),
+	having => 'SELECT shop, avg(amount) AS a FROM %s GROUP BY shop HAVING count(*) > 400',
+	totals => 'SELECT count(*) AS n, sum(amount) AS s FROM %s',
+	means => 'SELECT avg(amount) AS a, max(shop) AS m FROM %s',
+	nothing => 'SELECT count(*) AS n, avg(amount) AS a FROM %s WHERE id < 0',
+	last_sale => 'SELECT DISTINCT ON (shop) shop, id, at FROM %s ORDER BY shop, at DESC NULLS LAST, id',
+	any_sale => 'SELECT DISTINCT ON (shop) shop, id FROM %s ORDER BY shop, amount',
+	first_sale => 'SELECT DISTINCT ON (shop) shop, id, part, pos FROM %s ORDER BY shop, part, pos',
+	looked_up => 'SELECT s.id, r.name FROM %s s LEFT JOIN regions r ON r.shop = s.shop',
+	constant => q(SELECT shop, ARRAY[1, 2] AS a, '{"x": 1}'::jsonb AS j, count(*) AS n FROM %s GROUP BY shop));
+
+sql(q(CREATE TABLE regions (shop text PRIMARY KEY, name text);
+INSERT INTO regions VALUES ('shop 1', 'north'), ('shop 2', 'south')));
+foreach my $partitions (1, 3, 12)
+{
+	my $topic = "sales$partitions";
+
+	create_topic($topic, partitions => $partitions);
+	produce($topic, [ map { sale($_) } 1 .. 3000 ]);
+	sql("CREATE FOREIGN TABLE $topic (id int, shop text, amount numeric, at timestamptz, tags text[], part int OPTIONS (metadata 'partition'), pos bigint OPTIONS (metadata 'offset')) SERVER events OPTIONS (topic '$topic', format 'json')");
+	foreach my $name (sort keys %queries)
+	{
+		sql("SET client_min_messages = error; SELECT kappa.create_view('${name}_$partitions', \$\$" . sprintf($queries{$name} =~ s/% (\d)/%% $1/r, $topic) . '$$)');
+	}
+	is(sql("SELECT kappa.wait_for('${_}_$partitions')"), 't', "$_ over $partitions partitions") foreach sort keys %queries;
+	produce($topic, [ map { sale($_) } 3001 .. 3100 ]);
+	foreach my $name (sort keys %queries)
+	{
+		$name eq 'any_sale' ? verified($node, "${name}_$partitions", name => 'ties go to the first in the log') : ok_view($node, "${name}_$partitions");
+	}
+}
+is(replays(), 3 * keys %queries, 'all of them were replayed');
+is(state_objects(), '0 0 0', 'nothing is left behind');
+
+# ---- Rebuilds. ----
+
+foreach my $name (qw(log per_shop having last_sale))
+{
+	sql("SET client_min_messages = error; SELECT kappa.rebuild('${name}_3')");
+	is(sql("SELECT kappa.wait_for_rebuild('${name}_3', '1 min')"), 't', "rebuild of $name");
+	ok_view($node, "${name}_3");
+	is(sql("SELECT messages = messages_total AND messages > 3000 FROM kappa.rebuilds WHERE view = '${name}_3'::regclass"), 't', 'all messages are counted');
+}
+is(state_objects(), '0 0 0', 'nothing is left behind');
+
+# ---- A long one: killed, paused, sought, dropped, cancelled. ----
+
+create_topic('long', partitions => 4);
+produce('long', [ map { sale($_) } 1 .. 20_000 ]);
+sql(q(CREATE FOREIGN TABLE long (id int, shop text, amount numeric, at timestamptz, tags text[]) SERVER events OPTIONS (topic 'long', format 'json')));
+
+# Slowly: so many messages in a second.
+sub slowly { sql("ALTER SYSTEM SET kappa.replay_rate = $_[0]"); sql('SELECT pg_reload_conf()'); return }
+
+sub make_long
+{
+	my ($name, $query) = @_;
+
+	sql("SELECT kappa.create_view('$name', '$query')");
+	ok(wait_for($node, "SELECT count(*) > 0 FROM kappa.fill_range WHERE view = '$name'::regclass AND next_offset > start_offset"), "$name is under way");
+	return;
+}
+my $aggregate = 'SELECT shop, count(*) AS n, avg(amount) AS a FROM long GROUP BY shop';
+my $append = 'SELECT id, shop FROM long';
+
+slowly(2000);
+make_long('long_sums', $aggregate);
+is(sql("SELECT state, reason FROM kappa.views WHERE view = 'long_sums'::regclass"), 'catching up|replaying the log', 'kappa.views tells');
+fails_like($node, "SELECT kappa.seek_view('long_sums', 'long', 0, 4000)", qr/the log is being replayed into view "long_sums"/, 'seek_view');
+sql("SELECT kappa.pause_view('long_sums')");
+ok(wait_for($node, "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'kappa replay'"), 'a paused view is not replayed');
+my $done = sql('SELECT sum(next_offset) FROM kappa.fill_range');
+sql("SELECT kappa.resume_view('long_sums')");
+ok(wait_for($node, "SELECT sum(next_offset) > $done FROM kappa.fill_range"), 'a resumed one goes on from there');
+foreach my $signal (qw(KILL TERM))
+{
+	$done = sql('SELECT sum(next_offset) FROM kappa.fill_range');
+	my $pid = sql("SELECT min(pid) FROM pg_stat_activity WHERE backend_type = 'kappa replay'");
+	kill($signal, $pid) if $pid;
+	ok(wait_for($node, "SELECT sum(next_offset) > $done FROM kappa.fill_range"), "goes on after SIG$signal");
+}
+$node->stop('immediate');
+$node->start;
+ok(wait_for($node, "SELECT sum(next_offset) > $done FROM kappa.fill_range"), 'goes on after a crash');
+slowly(0);
+is(sql("SELECT kappa.wait_for('long_sums', '1 min')"), 't', 'is done');
+ok_view($node, 'long_sums');
+is(state_objects(), '0 0 0', 'nothing is left behind');
+
+slowly(2000);
+make_long('long_log', $append);
+verified($node, 'long_log', name => 'what has been replayed is what the position says');
+kill('KILL', sql("SELECT min(pid) FROM pg_stat_activity WHERE backend_type = 'kappa replay'"));
+ok(wait_for($node, "SELECT count(*) > 0 FROM kappa.fill"), 'it is there after a crash');
+slowly(0);
+is(sql("SELECT kappa.wait_for('long_log', '1 min')"), 't', 'and ends');
+ok_view($node, 'long_log');
+
+slowly(2000);
+make_long('long_gone', $aggregate);
+sql('DROP TABLE long_gone');
+is(state_objects(), '0 0 0', 'dropped with its replay');
+sql("SELECT kappa.rebuild('long_sums')");
+ok(wait_for($node, "SELECT count(*) > 0 FROM kappa.fill_range WHERE next_offset > start_offset"), 'a rebuild is under way');
+sql("SELECT kappa.cancel_rebuild('long_sums')");
+is(state_objects(), '0 0 0', 'cancelled with its replay');
+ok_view($node, 'long_sums');
+
+# ---- Others decide: owner, a bad message, a lock, a table that is more than that. ----
+
+sql('CREATE ROLE seller');
+make_long('long_owned', $aggregate);
+sql('ALTER FOREIGN TABLE long OWNER TO seller; GRANT USAGE ON FOREIGN SERVER events TO seller; ALTER TABLE long_owned OWNER TO seller');
+slowly(0);
+is(sql("SELECT kappa.wait_for('long_owned', '1 min')"), 't', 'a replay goes to a new owner');
+ok_view($node, 'long_owned');
+
+create_topic('bad', partitions => 2);
+produce('bad', [ map { sale($_) } 1 .. 500 ]);
+produce('bad', [ { value => { id => 'no number', shop => 'x' } } ]);
+produce('bad', [ map { sale($_) } 1 .. 500 ]);
+sql(q(CREATE FOREIGN TABLE bad (id int, shop text) SERVER events OPTIONS (topic 'bad', format 'json')));
+sql("SELECT kappa.create_view('of_bad', 'SELECT shop, count(*) AS n, max(id) AS m FROM bad GROUP BY shop')");
+ok(wait_for($node, "SELECT state = 'retrying' AND reason LIKE '%no number%' FROM kappa.views WHERE view = 'of_bad'::regclass"), 'a message that cannot be read is left to a worker');
+is(sql("SELECT active FROM kappa.fill WHERE view = 'of_bad'::regclass"), 'f', 'the replay is given up');
+is(sql("SELECT count(*) FROM pg_class WHERE relname LIKE 'of_bad%staging'"), 0, 'and its table is gone');
+sql("SELECT kappa.drop_view('of_bad')");
+is(state_objects(), '0 0 0', 'nothing is left behind');
+
+sql("ALTER SYSTEM SET kappa.replay_min_messages = -1");
+sql('SELECT pg_reload_conf()');
+my $before = replays();
+sql("SELECT kappa.create_view('by_worker', '$aggregate')");
+is(sql("SELECT kappa.wait_for('by_worker', '1 min')"), 't', 'without a replay');
+ok_view($node, 'by_worker');
+is(replays(), $before, 'a worker did it');
+
+done_testing();
