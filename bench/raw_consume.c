@@ -3,9 +3,9 @@
  * raw_consume.c
  *	  How fast librdkafka alone reads a topic: the limit for everything else
  *
- * usage: raw_consume BROKERS TOPIC [BATCH]
+ * usage: raw_consume BROKERS TOPIC [FIRST STEP]
  *
- * Reads all partitions from their first offset to the end that they had at the
+ * Reads all partitions, or the first and every step'th from there, from their first offset to the end that they had at the
  * start, touches the last byte of each message, and prints one line: messages,
  * bytes of keys and values, and the seconds from the first question to the
  * brokers to the last message.  Settings are librdkafka's own, except that
@@ -26,6 +26,7 @@
 #include <librdkafka/rdkafka.h>
 
 #define TIMEOUT_MS 10000
+#define BATCH 10000 /* messages */
 
 static volatile char last_byte; /* keeps the compiler from skipping the read */
 
@@ -84,7 +85,7 @@ create_consumer(const char *brokers)
 /* Start every partition that has messages; returns how many. */
 static int
 start_partitions(rd_kafka_t *rk, rd_kafka_topic_t *topic,
-				 rd_kafka_queue_t *queue, int64_t **ends)
+				 rd_kafka_queue_t *queue, int first, int step, int64_t **ends)
 {
 	const struct rd_kafka_metadata *metadata;
 	int npartitions;
@@ -96,7 +97,7 @@ start_partitions(rd_kafka_t *rk, rd_kafka_topic_t *topic,
 	rd_kafka_metadata_destroy(metadata);
 
 	*ends = calloc(npartitions, sizeof(int64_t));
-	for (int p = 0; p < npartitions; p++)
+	for (int p = first; p < npartitions; p += step)
 	{
 		int64_t begin;
 
@@ -137,7 +138,8 @@ count_message(const rd_kafka_message_t *message, int64_t *ends,
 int
 main(int argc, char **argv)
 {
-	int batch = argc > 3 ? atoi(argv[3]) : 10000;
+	int first = argc > 4 ? atoi(argv[3]) : 0;
+	int step = argc > 4 ? atoi(argv[4]) : 1;
 	rd_kafka_message_t **arrived;
 	rd_kafka_queue_t *queue;
 	rd_kafka_topic_t *topic;
@@ -148,19 +150,19 @@ main(int argc, char **argv)
 	double start;
 	int unfinished;
 
-	if (argc < 3 || batch < 1)
-		die("usage", "raw_consume BROKERS TOPIC [BATCH]");
+	if (argc < 3 || first < 0 || step < 1)
+		die("usage", "raw_consume BROKERS TOPIC [FIRST STEP]");
 
 	rk = create_consumer(argv[1]);
 	topic = rd_kafka_topic_new(rk, argv[2], NULL);
 	queue = rd_kafka_queue_new(rk);
-	arrived = calloc(batch, sizeof(rd_kafka_message_t *));
+	arrived = calloc(BATCH, sizeof(rd_kafka_message_t *));
 
 	start = clock_seconds();
-	unfinished = start_partitions(rk, topic, queue, &ends);
+	unfinished = start_partitions(rk, topic, queue, first, step, &ends);
 	while (unfinished > 0)
 	{
-		ssize_t n = rd_kafka_consume_batch_queue(queue, 100, arrived, batch);
+		ssize_t n = rd_kafka_consume_batch_queue(queue, 100, arrived, BATCH);
 
 		for (ssize_t i = 0; i < n; i++)
 		{

@@ -57,7 +57,7 @@
 
 /* A transaction should take about so long: locks and a cancelled rebuild wait for its end. */
 #define STRETCH_MS 3000
-#define FIRST_STRETCH 100000 /* messages */
+#define FIRST_STRETCH 500000 /* messages */
 #define MIN_STRETCH 1000
 
 /* No range is cut into parts smaller than that, nor than what is worth a replay. */
@@ -277,15 +277,14 @@ adapt_stretch(TimestampTz start)
 }
 
 static void
-replay_stretch(KappaApplier *applier, const KappaFill *fill, List *ranges, int64 before)
+replay_stretch(KappaApplier *applier, const KappaFill *fill, List *ranges)
 {
 	TimestampTz start = GetCurrentTimestamp();
 
 	(void) kappa_apply_run(applier, run_stretch, choose_stretch(applier, fill, ranges));
 	store_ranges(fill, ranges);
 	if (!applier->live)
-		kappa_rebuild_run_report(fill->view, fill->version, KAPPA_PHASE_REPLAYING,
-								 before + messages_read, 0);
+		kappa_rebuild_run_add_messages(fill->view, fill->version, messages_read);
 	adapt_stretch(start);
 }
 
@@ -391,7 +390,7 @@ take_turn_in_transaction(void)
 	if (finished)
 		finish(applier, fill);
 	else
-		replay_stretch(applier, fill, ranges, progress.messages);
+		replay_stretch(applier, fill, ranges);
 	kappa_apply_close(applier);
 	return finished ? FILL_DONE : FILL_MORE;
 }
@@ -539,7 +538,7 @@ init_filler(void)
 	memcpy(&argument, MyBgworkerEntry->bgw_extra, sizeof(argument));
 	fill_view = argument.view;
 	fill_version = argument.version;
-	stretch = Min(FIRST_STRETCH, Max(kappa_replay_min, 1));
+	stretch = Min(FIRST_STRETCH, Max(INT64CONST(4) * kappa_replay_min, 1));
 	if (!kappa_shmem_attach_worker(&argument.id))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(argument.id.dbid, InvalidOid, 0);

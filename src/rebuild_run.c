@@ -126,6 +126,20 @@ kappa_rebuild_run_report(Oid view, int32 version, const char *phase,
 				   6, types, values, NULL);
 }
 
+void
+kappa_rebuild_run_add_messages(Oid view, int32 version, int64 messages)
+{
+	Oid types[] = { OIDOID, INT4OID, INT8OID };
+	Datum values[3];
+
+	values[0] = ObjectIdGetDatum(view);
+	values[1] = Int32GetDatum(version);
+	values[2] = Int64GetDatum(messages);
+	(void) execute("UPDATE kappa.rebuild_run SET messages = messages + $3"
+				   " WHERE view = $1 AND version = $2 AND finished_at IS NULL",
+				   3, types, values, NULL);
+}
+
 bool
 kappa_rebuild_run_set_switch(Oid view, int32 version, const char *asked,
 							 const char *switch_kind)

@@ -59,6 +59,9 @@ extern void kappa_rebuild_run_insert(Oid view, int32 version, const char *asked,
 extern void kappa_rebuild_run_report(Oid view, int32 version, const char *phase,
 									 int64 messages, int waiting_for);
 
+/* Several processes replay: count what one of them has read. */
+extern void kappa_rebuild_run_add_messages(Oid view, int32 version, int64 messages);
+
 /* False if the run has finished meanwhile. */
 extern bool kappa_rebuild_run_set_switch(Oid view, int32 version, const char *asked,
 										 const char *switch_kind);

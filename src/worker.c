@@ -360,8 +360,8 @@ open_view(KappaServed *served)
 	else
 	{
 		served->reload = false;
-		served->rebuild_at = 0;
 		served->opened_at = GetCurrentTimestamp();
+		served->rebuild_at = served->applier->live ? 0 : served->opened_at;
 		kappa_source_add_view(served);
 	}
 }
