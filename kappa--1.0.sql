@@ -425,7 +425,23 @@ COMMENT ON COLUMN kappa.rebuilds.waiting_for IS 'process whose snapshot or lock 
 COMMENT ON COLUMN kappa.rebuilds.messages_total IS 'messages in the log when the rebuild began, by offsets; more may have come since';
 COMMENT ON COLUMN kappa.rebuilds.eta IS 'when the end of the log will be reached, at the present rate';
 
-GRANT SELECT ON kappa.rebuilds TO PUBLIC;
+CREATE VIEW kappa.replays AS
+SELECT f.view,
+       f.version,
+       r.part,
+       r.start_offset,
+       r.next_offset,
+       r.end_offset,
+       pg_catalog.round(100.0 * (r.next_offset - r.start_offset) / (r.end_offset - r.start_offset), 1) AS percent,
+       CASE WHEN f.staging IS NOT NULL THEN pg_catalog.pg_total_relation_size(f.staging) END AS staging_bytes
+FROM kappa.fill f
+JOIN kappa.fill_range r USING (view, version);
+COMMENT ON VIEW kappa.replays IS 'stretches of the log that several processes are replaying into views';
+COMMENT ON COLUMN kappa.replays.next_offset IS 'the next offset to read, as last committed';
+COMMENT ON COLUMN kappa.replays.end_offset IS 'where a worker will go on';
+COMMENT ON COLUMN kappa.replays.staging_bytes IS 'size of all partial results of the version; null where its rows go into its own table';
+
+GRANT SELECT ON kappa.rebuilds, kappa.replays TO PUBLIC;
 
 -- ---------------------------------------------------------------------------
 -- States of aggregates.  They run functions that others wrote, whatever those

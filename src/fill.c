@@ -76,8 +76,12 @@ typedef enum FillResult
 static MemoryContext FillerContext;
 static Oid fill_view;
 static int32 fill_version;
-static int64 stretch;       /* messages for one transaction */
-static int64 messages_read; /* in the last one */
+static int64 stretch; /* messages for one transaction */
+
+/* The last one. */
+static int64 messages_read;
+static uint64 rows_made;
+static uint64 time_taken; /* us */
 
 /* ---- handing over ---- */
 
@@ -281,7 +285,8 @@ replay_stretch(KappaApplier *applier, const KappaFill *fill, List *ranges)
 {
 	TimestampTz start = GetCurrentTimestamp();
 
-	(void) kappa_apply_run(applier, run_stretch, choose_stretch(applier, fill, ranges));
+	rows_made = kappa_apply_run(applier, run_stretch, choose_stretch(applier, fill, ranges));
+	time_taken = GetCurrentTimestamp() - start;
 	store_ranges(fill, ranges);
 	if (!applier->live)
 		kappa_rebuild_run_add_messages(fill->view, fill->version, messages_read);
@@ -439,14 +444,22 @@ suspend(const ErrorData *error)
 	CommitTransactionCommand();
 }
 
-/* It works, perhaps again. */
+/* A stretch was committed: count it.  It works, perhaps again. */
 static void
-recover(void)
+note_success(void)
 {
 	KappaViewPlace *place = find_place();
+	KappaCounters *counters;
 	const char *event;
 
-	if (place == NULL || place->state != KAPPA_RUN_RETRYING)
+	if (place == NULL)
+		return;
+	counters = kappa_shmem_view_counters(place->slot);
+	pg_atomic_fetch_add_u64(&counters->messages, messages_read);
+	pg_atomic_fetch_add_u64(&counters->rows, rows_made);
+	pg_atomic_fetch_add_u64(&counters->batches, 1);
+	pg_atomic_fetch_add_u64(&counters->apply_us, time_taken);
+	if (place->state != KAPPA_RUN_RETRYING)
 		return;
 	event = kappa_shmem_view_recovered(place->slot);
 	kappa_shmem_view_postpone(place->slot, KAPPA_REPLAYING_REASON, 0);
@@ -580,7 +593,7 @@ kappa_filler_main(Datum arg)
 			proc_exit(0);
 		if (result == FILL_MORE)
 		{
-			recover();
+			note_success();
 			kappa_shmem_announce_change();
 			until = get_next_start(start);
 		}

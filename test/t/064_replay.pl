@@ -114,6 +114,7 @@ my $append = 'SELECT id, shop FROM long';
 slowly(2000);
 make_long('long_sums', $aggregate);
 is(sql("SELECT state, reason FROM kappa.views WHERE view = 'long_sums'::regclass"), 'catching up|replaying the log', 'kappa.views tells');
+is(sql("SET ROLE pg_monitor; SELECT count(DISTINCT part), min(start_offset), bool_or(percent > 0 AND percent < 100), min(staging_bytes) > 0 FROM kappa.replays WHERE view = 'long_sums'::regclass"), '4|0|t|t', 'kappa.replays, too');
 fails_like($node, "SELECT kappa.seek_view('long_sums', 'long', 0, 4000)", qr/the log is being replayed into view "long_sums"/, 'seek_view');
 sql("SELECT kappa.pause_view('long_sums')");
 ok(wait_for($node, "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'kappa replay'"), 'a paused view is not replayed');
