@@ -75,6 +75,7 @@ OBJS = \
 	src/supervisor.o \
 	src/swap.o \
 	src/swap_index.o \
+	src/trace.o \
 	src/verify.o \
 	src/verify_query.o \
 	src/verify_value.o \

@@ -265,6 +265,13 @@ COMMENT ON FUNCTION kappa.diff_view(regclass, bigint) IS 'the rows that kappa.ve
 -- Views: how they are doing
 -- ---------------------------------------------------------------------------
 
+CREATE FUNCTION kappa.messages_of(
+    view regclass, "row" jsonb, max_rows bigint DEFAULT 1000,
+    OUT part integer, OUT pos bigint, OUT message json)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'kappa_sql_messages_of' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.messages_of(regclass, jsonb, bigint) IS 'the messages behind a row of a view: those of its log, up to its offsets, that give these values in the columns that are named';
+
 CREATE FUNCTION kappa.run_status(
     OUT view oid, OUT version integer, OUT state text, OUT reason text,
     OUT since timestamptz, OUT sqlstate text, OUT retry_at timestamptz,

@@ -239,6 +239,16 @@ kappa_definition_get_bounded_query(Query *definition, const KappaShape *shape,
 }
 
 /* Runs at once, so its names are written for the search_path of now. */
+char *
+kappa_definition_deparse(Query *query, const KappaVersion *version)
+{
+	int level = enter_deparse_for(version);
+	char *sql = pg_get_querydef(query, false);
+
+	AtEOXact_GUC(true, level);
+	return sql;
+}
+
 KappaFillStatements *
 kappa_definition_get_fill(Query *definition, const KappaShape *shape,
 						  const KappaVersion *version, Oid staging)

@@ -89,6 +89,9 @@ extern KappaStatements *kappa_definition_get_statements(Query *definition,
 														const KappaVersion *version,
 														bool pretty);
 
+/* Likewise any query that was made from a version's definition. */
+extern char *kappa_definition_deparse(Query *query, const KappaVersion *version);
+
 /* Likewise what a replay runs; staging is InvalidOid if it needs no staging table. */
 extern KappaFillStatements *kappa_definition_get_fill(Query *definition,
 													  const KappaShape *shape,

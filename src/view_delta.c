@@ -32,6 +32,7 @@
 #include "parser/parse_func.h"
 #include "parser/parse_oper.h"
 #include "parser/parsetree.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/typcache.h"
@@ -413,6 +414,33 @@ kappa_delta_over_log(Query *definition, const KappaShape *shape)
 
 	if (shape->root->kind == KAPPA_NODE_LATEST)
 		complete_order(query, shape, false);
+	return query;
+}
+
+Query *
+kappa_delta_over_messages(Query *definition, const KappaShape *shape, List *conditions)
+{
+	Query *query = copy_with_alias(definition, shape, KAPPA_BOUNDED_ALIAS);
+	Index rti = shape->scan->source_rti;
+	Var *row = makeWholeRowVar(rt_fetch(rti, query->rtable), rti, 0, false);
+	Expr *message = (Expr *) makeFuncExpr(F_ROW_TO_JSON_RECORD, JSONOID, list_make1(row),
+										  InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
+
+	query->groupClause = NIL;
+	query->havingQual = NULL;
+	query->hasAggs = false;
+	query->distinctClause = NIL;
+	query->hasDistinctOn = false;
+	query->sortClause = NIL;
+	query->targetList =
+		list_make3(makeTargetEntry(make_message_call(shape, "message_partition", INT4OID), 1,
+								   "part", false),
+				   makeTargetEntry(make_message_call(shape, "message_offset", INT8OID), 2,
+								   "place", false),
+				   makeTargetEntry(message, 3, "message", false));
+	if (query->jointree->quals != NULL)
+		conditions = lcons(query->jointree->quals, conditions);
+	query->jointree->quals = conditions == NIL ? NULL : (Node *) make_ands_explicit(conditions);
 	return query;
 }
 

@@ -49,6 +49,15 @@ extern Query *kappa_delta_over_stretch(Query *definition, const KappaShape *shap
 /* The query over the bounded log, with the outputs of the definition and ties completed. */
 extern Query *kappa_delta_over_log(Query *definition, const KappaShape *shape);
 
+/*
+ * The rows below the query, one for each message and more where it multiplies
+ * them, over the bounded log: part, place (after the scan's start), and message,
+ * the row of the topic as json.  conditions, on expressions of the definition,
+ * are ANDed to WHERE.
+ */
+extern Query *kappa_delta_over_messages(Query *definition, const KappaShape *shape,
+										List *conditions);
+
 /* The query over no messages, which reads no topic. */
 extern Query *kappa_delta_over_nothing(Query *definition, const KappaShape *shape);
 
