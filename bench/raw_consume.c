@@ -5,12 +5,13 @@
  *
  * usage: raw_consume BROKERS TOPIC [FIRST STEP]
  *
- * Reads all partitions, or the first and every step'th from there, from their first offset to the end that they had at the
- * start, touches the last byte of each message, and prints one line: messages,
- * bytes of keys and values, and the seconds from the first question to the
- * brokers to the last message.  Settings are librdkafka's own, except that
- * its queue may hold the whole topic: with the default limits it would stop
- * for up to a second at a time, which is not the limit we look for.
+ * Reads all partitions, or the first and every step'th from there, from their
+ * first offset to the end that they had at the start, touches the last byte of
+ * each message, and prints one line: messages, bytes of keys and values, and
+ * the seconds from the first question to the brokers to the last message.
+ * Settings are librdkafka's own, except that its queue may hold the whole
+ * topic: with the default limits it would stop for up to a second at a time,
+ * which is not the limit we look for.
  *
  * IDENTIFICATION
  *	  bench/raw_consume.c
