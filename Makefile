@@ -63,6 +63,7 @@ OBJS = \
 	src/process.o \
 	src/progress.o \
 	src/rebuild.o \
+	src/rebuild_columns.o \
 	src/rebuild_commands.o \
 	src/rebuild_run.o \
 	src/rebuild_switch.o \
@@ -79,6 +80,7 @@ OBJS = \
 	src/verify.o \
 	src/verify_query.o \
 	src/verify_value.o \
+	src/version_history.o \
 	src/view_aggregate.o \
 	src/view_analyze.o \
 	src/view_commands.o \

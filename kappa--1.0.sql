@@ -56,6 +56,7 @@ CREATE TABLE kappa.view_version (
     fingerprint text NOT NULL,
     settings text[] NOT NULL,
     source_views text,
+    key_columns text[] NOT NULL,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     PRIMARY KEY (view, version)
 );
@@ -67,6 +68,7 @@ COMMENT ON COLUMN kappa.view_version.companion IS 'the table in kappa_state with
 COMMENT ON COLUMN kappa.view_version.fingerprint IS 'what the foreign table meant when the version was made';
 COMMENT ON COLUMN kappa.view_version.settings IS 'configuration parameters that the meaning depends on, name=value';
 COMMENT ON COLUMN kappa.view_version.source_views IS 'what the query meant when the version was made, as a hash, if it reads the topic through SQL views; null if not';
+COMMENT ON COLUMN kappa.view_version.key_columns IS 'the columns of the view that tell its rows apart; empty if none do';
 
 CREATE TABLE kappa.position (
     view regclass,
@@ -166,6 +168,29 @@ COMMENT ON TABLE kappa.fill_range IS 'stretches of the log that are replayed for
 COMMENT ON COLUMN kappa.fill_range.next_offset IS 'the next offset to read';
 COMMENT ON COLUMN kappa.fill_range.end_offset IS 'the first offset that is left to others';
 
+CREATE TABLE kappa.version_history (
+    view regclass,
+    version integer,
+    query text,
+    settings text[] NOT NULL,
+    created_by text NOT NULL DEFAULT session_user,
+    created_at timestamptz NOT NULL,
+    switched_at timestamptz,
+    dropped_at timestamptz,
+    topic text,
+    start_offset bigint[],
+    next_offset bigint[],
+    rows bigint,
+    size bigint,
+    missing text,
+    PRIMARY KEY (view, version)
+);
+COMMENT ON TABLE kappa.version_history IS 'one row for each version that a view has or had';
+COMMENT ON COLUMN kappa.version_history.query IS 'when the version was made or, if that has happened, when it was dropped';
+COMMENT ON COLUMN kappa.version_history.switched_at IS 'when its rows became those of the view';
+COMMENT ON COLUMN kappa.version_history.dropped_at IS 'when it was dropped; the columns topic to size are filled then';
+COMMENT ON COLUMN kappa.version_history.missing IS 'what the log did not have any more when the version was built; null if nothing';
+
 SELECT pg_catalog.pg_extension_config_dump('kappa.view', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.view_version', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.position', '');
@@ -175,6 +200,7 @@ SELECT pg_catalog.pg_extension_config_dump('kappa.event', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.rebuild_run', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.fill', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.fill_range', '');
+SELECT pg_catalog.pg_extension_config_dump('kappa.version_history', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.gap_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.event_id_seq', '');
 
@@ -391,6 +417,10 @@ CREATE FUNCTION kappa.rebuild(view regclass, switch text DEFAULT 'auto', incompl
 AS 'MODULE_PATHNAME', 'kappa_sql_rebuild' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION kappa.rebuild(regclass, text, boolean) IS 'replay the log from the view''s beginning into a new version, which then takes the place of the present one; returns its number';
 
+CREATE FUNCTION kappa.alter_view(view regclass, query text, switch text DEFAULT 'auto', incomplete boolean DEFAULT false) RETURNS bigint
+AS 'MODULE_PATHNAME', 'kappa_sql_alter_view' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.alter_view(regclass, text, text, boolean) IS 'give a view another query: a rebuild with that query, after which columns that it leaves out are dropped and new ones are there; returns the number of the new version';
+
 CREATE FUNCTION kappa.switch_rebuild(view regclass) RETURNS void
 AS 'MODULE_PATHNAME', 'kappa_sql_switch_rebuild' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION kappa.switch_rebuild(regclass) IS 'let a rebuild that was begun with switch => ''manual'' switch as soon as it can';
@@ -448,7 +478,47 @@ COMMENT ON COLUMN kappa.replays.next_offset IS 'the next offset to read, as last
 COMMENT ON COLUMN kappa.replays.end_offset IS 'where a worker will go on';
 COMMENT ON COLUMN kappa.replays.staging_bytes IS 'size of all partial results of the version; null where its rows go into its own table';
 
-GRANT SELECT ON kappa.rebuilds, kappa.replays TO PUBLIC;
+CREATE VIEW kappa.versions AS
+SELECT h.view,
+       h.version,
+       CASE WHEN n.version IS NULL THEN 'dropped'
+            WHEN n.version = v.version THEN 'live'
+            WHEN r.version IS NULL THEN 'previous'
+            WHEN r.phase IN ('waiting for old snapshots', 'waiting for switch_rebuild', 'switching') THEN 'ready'
+            ELSE 'building'
+       END AS state,
+       coalesce(kappa.query_text(n.definition), h.query) AS query,
+       h.settings,
+       h.created_by,
+       h.created_at,
+       h.switched_at,
+       h.dropped_at,
+       coalesce(p.topic, h.topic) AS topic,
+       pg_catalog.array_replace(coalesce(p.start_offset, h.start_offset), -1, NULL) AS start_offset,
+       pg_catalog.array_replace(coalesce(p.next_offset, h.next_offset), -1, NULL) AS next_offset,
+       CASE WHEN n.version IS NULL THEN h.rows ELSE nullif(c.reltuples, -1)::bigint END AS rows,
+       CASE WHEN n.version IS NULL THEN h.size
+            ELSE pg_catalog.pg_total_relation_size(n.target)
+                 + coalesce(pg_catalog.pg_total_relation_size(n.companion), 0)
+       END AS size,
+       h.missing
+FROM kappa.version_history h
+JOIN kappa.view v USING (view)
+LEFT JOIN kappa.view_version n ON n.view = h.view AND n.version = h.version
+LEFT JOIN kappa.rebuild_run r ON r.view = h.view AND r.version = h.version AND r.finished_at IS NULL
+LEFT JOIN kappa.position p ON p.view = h.view AND p.version = h.version
+LEFT JOIN pg_catalog.pg_class c ON c.oid = n.target;
+COMMENT ON VIEW kappa.versions IS 'the versions of each view, also those that are gone';
+COMMENT ON COLUMN kappa.versions.state IS 'building, ready, live, previous or dropped';
+COMMENT ON COLUMN kappa.versions.settings IS 'configuration parameters of the session that gave the query';
+COMMENT ON COLUMN kappa.versions.switched_at IS 'when its rows became those of the view; null if they did not';
+COMMENT ON COLUMN kappa.versions.start_offset IS 'the first offset of each partition that belongs to the version';
+COMMENT ON COLUMN kappa.versions.next_offset IS 'the next offset of each partition to read; of a version that is gone: that it would have read next';
+COMMENT ON COLUMN kappa.versions.rows IS 'about how many rows it has or had; null if that is not known';
+COMMENT ON COLUMN kappa.versions.size IS 'bytes of its table and state, with indexes';
+COMMENT ON COLUMN kappa.versions.missing IS 'what the log did not have any more when the version was built; null if nothing';
+
+GRANT SELECT ON kappa.rebuilds, kappa.replays, kappa.versions TO PUBLIC;
 
 -- ---------------------------------------------------------------------------
 -- States of aggregates.  They run functions that others wrote, whatever those

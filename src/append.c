@@ -14,9 +14,11 @@
  */
 #include "postgres.h"
 
+#include "access/attmap.h"
 #include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/tupconvert.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
@@ -45,6 +47,7 @@ typedef struct AppendReceiver
 	EState *estate;
 	ResultRelInfo *result;
 	BulkInsertState bulk;
+	AttrMap *map; /* to the columns of the table; NULL if none of them was dropped */
 	CommandId command;
 	TupleTableSlot *slots[MAX_ROWS]; /* made when first needed */
 	int nslots;                      /* those that hold rows */
@@ -127,7 +130,13 @@ receive_row(TupleTableSlot *row, DestReceiver *self)
 		receiver->slots[receiver->nslots] = slot;
 		MemoryContextSwitchTo(old);
 	}
-	ExecCopySlot(slot, row);
+	if (receiver->map == NULL)
+		ExecCopySlot(slot, row);
+	else
+	{
+		execute_attr_map_slot(receiver->map, row, slot);
+		ExecMaterializeSlot(slot);
+	}
 	slot->tts_tableOid = RelationGetRelid(receiver->rel);
 	if (receiver->rel->rd_att->constr != NULL)
 		ExecConstraints(receiver->result, slot, receiver->estate);
@@ -145,17 +154,27 @@ start_receiver(DestReceiver *self, int operation, TupleDesc type)
 {
 	AppendReceiver *receiver = (AppendReceiver *) self;
 	TupleDesc columns;
+	int n = 0;
 
 	receiver->context = CurrentMemoryContext;
 	receiver->rel = table_open(receiver->target, NoLock);
 	columns = RelationGetDescr(receiver->rel);
-	if (type->natts != columns->natts)
+	receiver->map = type->natts == columns->natts ? NULL : make_attrmap(columns->natts);
+	for (int i = 0; i < columns->natts; i++)
+	{
+		if (TupleDescAttr(columns, i)->attisdropped)
+			continue;
+		if (n >= type->natts ||
+			TupleDescAttr(type, n)->atttypid != TupleDescAttr(columns, i)->atttypid)
+			elog(ERROR, "column %d of the table does not fit the query of %d columns",
+				 i + 1, type->natts);
+		n++;
+		if (receiver->map != NULL)
+			receiver->map->attnums[i] = n;
+	}
+	if (n != type->natts)
 		elog(ERROR, "a query of %d columns cannot be inserted into a table of %d",
-			 type->natts, columns->natts);
-	for (int i = 0; i < type->natts; i++)
-		if (TupleDescAttr(type, i)->atttypid != TupleDescAttr(columns, i)->atttypid)
-			elog(ERROR, "column %d of the query has type %u, of the table %u", i + 1,
-				 TupleDescAttr(type, i)->atttypid, TupleDescAttr(columns, i)->atttypid);
+			 type->natts, n);
 
 	receiver->estate = CreateExecutorState();
 	receiver->result = makeNode(ResultRelInfo);

@@ -304,9 +304,29 @@ get_settings(HeapTuple row, int column, MemoryContext context)
 	return settings;
 }
 
+/* A text[] column as a list of C strings. */
+static List *
+get_names(HeapTuple row, int column, MemoryContext context)
+{
+	MemoryContext old;
+	List *names = NIL;
+	Datum *elements;
+	int n;
+	bool isnull;
+	Datum value = SPI_getbinval(row, SPI_tuptable->tupdesc, column, &isnull);
+
+	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elements, NULL, &n);
+	old = MemoryContextSwitchTo(context);
+	for (int i = 0; i < n; i++)
+		names = lappend(names, TextDatumGetCString(elements[i]));
+	MemoryContextSwitchTo(old);
+	return names;
+}
+
 #define VERSION_COLUMNS \
 	"n.view, n.version, n.definition, n.source, n.target, n.companion," \
-	" n.fingerprint, n.settings, n.version = v.version, n.source_views"
+	" n.fingerprint, n.settings, n.version = v.version, n.source_views, n.key_columns"
 
 static KappaVersion *
 read_version(HeapTuple row, MemoryContext context)
@@ -323,6 +343,7 @@ read_version(HeapTuple row, MemoryContext context)
 	version->settings = get_settings(row, 8, context);
 	version->live = get_bool(row, 9);
 	version->source_views = get_text(row, 10, context);
+	version->key = get_names(row, 11, context);
 	return version;
 }
 

@@ -48,6 +48,7 @@ typedef struct KappaVersion
 	Oid source;         /* the foreign table */
 	Oid target;         /* the table written to: the view, or a rebuild's shadow */
 	Oid companion;      /* InvalidOid if the version needs none */
+	List *key;          /* of C strings: the columns that tell rows apart; NIL if none do */
 	char *fingerprint;  /* kappa_options_fingerprint when it was made */
 	List *settings;     /* of KappaSetting */
 	char *source_views; /* kappa_definition_hash_sources when it was made, or NULL */

@@ -126,7 +126,7 @@ refuse_ddl(Oid relid, const char *what)
 			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 			 errmsg("cannot %s of view \"%s\"", what, get_rel_name(relid)),
 			 errdetail("Columns, key and rows of a view follow from its query."),
-			 errhint("Drop the view with kappa.drop_view() and create it anew with another query.")));
+			 errhint("To change the query, call kappa.alter_view().")));
 }
 
 /* The columns of a unique constraint that has no predicate, as a set. */
@@ -154,15 +154,13 @@ is_key_constraint(Oid relid, const char *name)
 	KappaVersion *version = kappa_catalog_get_version(relid, view->version);
 	Oid constraint = get_relation_constraint_oid(relid, name, true);
 	Bitmapset *key = NULL;
-	KappaShape *shape;
 	ListCell *lc;
 
 	if (!OidIsValid(constraint) || !OidIsValid(get_constraint_index(constraint)) ||
 		!OidIsValid(version->definition))
 		return false;
-	shape = kappa_analyze_query(kappa_definition_get_query(version->definition), NULL, false);
-	foreach(lc, shape->key)
-		key = bms_add_member(key, lfirst_int(lc));
+	foreach(lc, version->key)
+		key = bms_add_member(key, get_attnum(relid, lfirst(lc)));
 	return bms_equal(key, constraint_columns(constraint));
 }
 
@@ -502,7 +500,8 @@ forget_relation(Oid relid)
 					 " g AS (DELETE FROM kappa.gap WHERE view = $1),"
 					 " r AS (DELETE FROM kappa.rebuild_run WHERE view = $1),"
 					 " f AS (DELETE FROM kappa.fill WHERE view = $1),"
-					 " s AS (DELETE FROM kappa.fill_range WHERE view = $1)"
+					 " s AS (DELETE FROM kappa.fill_range WHERE view = $1),"
+					 " h AS (DELETE FROM kappa.version_history WHERE view = $1)"
 					 " INSERT INTO kappa.event (view, view_name, event)"
 					 " SELECT view, view::text, 'dropped' FROM v",
 					 relid);
@@ -522,6 +521,9 @@ have_tables(void)
 		"gap",
 		"event",
 		"rebuild_run",
+		"fill",
+		"fill_range",
+		"version_history",
 	};
 	Oid schema = get_namespace_oid(KAPPA_SCHEMA, true);
 

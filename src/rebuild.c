@@ -176,6 +176,19 @@ analyze_table(Oid relid)
 	kappa_catalog_leave(&scope);
 }
 
+/* A dump keeps no dropped columns: layouts that were equal may differ in what it is restored to. */
+static bool
+layouts_fit(Oid view, Oid shadow)
+{
+	Relation target_rel = table_open(view, AccessShareLock);
+	Relation shadow_rel = table_open(shadow, AccessShareLock);
+	bool fit = kappa_swap_get_difference(view, shadow) == NULL;
+
+	table_close(shadow_rel, AccessShareLock);
+	table_close(target_rel, AccessShareLock);
+	return fit;
+}
+
 /* What the shadow lacks to take the place of the view's table. */
 static bool
 lacks_something(Oid view, Oid shadow)
@@ -196,12 +209,16 @@ lacks_something(Oid view, Oid shadow)
  * nothing to do, so that no time has passed.
  */
 static bool
-prepare_shadow(Rebuild *rebuild, const KappaApplier *shadow)
+prepare_shadow(Rebuild *rebuild, const KappaApplier *shadow, const KappaRebuildRun *run)
 {
-	bool lacking;
+	bool lacking = false;
 
 	StartTransactionCommand();
-	lacking = lacks_something(rebuild->view, shadow->target);
+	if (layouts_fit(rebuild->view, shadow->target))
+		lacking = lacks_something(rebuild->view, shadow->target);
+	else
+		(void) kappa_rebuild_run_set_switch(rebuild->view, rebuild->version, run->asked,
+											KAPPA_SWITCH_ROWS);
 	CommitTransactionCommand();
 	if (!lacking)
 		return false;
@@ -402,7 +419,7 @@ advance(Rebuild *rebuild, const KappaApplier *shadow, bool joined, int *delay_ms
 	if (!rebuild->prepared && strcmp(run->switch_kind, KAPPA_SWITCH_STORAGE) == 0)
 	{
 		rebuild->prepared = true;
-		if (prepare_shadow(rebuild, shadow))
+		if (prepare_shadow(rebuild, shadow, run))
 			report(rebuild, shadow, KAPPA_PHASE_CATCHING_UP, 0);
 		*delay_ms = 0;
 		return KAPPA_REBUILD_CONTINUE;
@@ -501,7 +518,9 @@ kappa_rebuild_step(KappaApplier *shadow, KappaApplier *live, bool caught_up,
 		AbortOutOfAnyTransaction();
 		RESUME_INTERRUPTS();
 		StartTransactionCommand();
-		kappa_rebuild_fail(view, version, error->message);
+		kappa_rebuild_fail(view, version,
+						   error->detail == NULL ? error->message
+												 : psprintf("%s: %s", error->message, error->detail));
 		CommitTransactionCommand();
 		kappa_shmem_announce_change();
 		*delay_ms = -1;

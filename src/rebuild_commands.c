@@ -14,8 +14,10 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/tablespace.h"
+#include "executor/executor.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -24,18 +26,22 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "definition.h"
 #include "fdw_options.h"
 #include "kafka_admin.h"
+#include "rebuild_columns.h"
 #include "rebuild_commands.h"
 #include "rebuild_run.h"
 #include "rebuild_switch.h"
 #include "shmem.h"
 #include "swap.h"
+#include "version_history.h"
 #include "view_commands.h"
 #include "view_flatten.h"
 
 PG_FUNCTION_INFO_V1(kappa_sql_rebuild);
+PG_FUNCTION_INFO_V1(kappa_sql_alter_view);
 PG_FUNCTION_INFO_V1(kappa_sql_switch_rebuild);
 PG_FUNCTION_INFO_V1(kappa_sql_cancel_rebuild);
 PG_FUNCTION_INFO_V1(kappa_sql_wait_for_rebuild);
@@ -93,20 +99,22 @@ describe_missing(const KappaPosition *position, const Log *log)
 	return NULL;
 }
 
-static void
+/* Returns what is missing, as describe_missing() does, if that is accepted. */
+static char *
 check_reaches_back(const KappaView *view, const KappaPosition *position,
 				   const Log *log, bool incomplete)
 {
 	char *missing = describe_missing(position, log);
 
 	if (missing == NULL)
-		return;
+		return NULL;
 	ereport(incomplete ? WARNING : ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("topic \"%s\" does not reach back to the beginning of view \"%s\"",
 					position->topic, get_rel_name(view->view)),
 			 errdetail("%s", missing),
-			 incomplete ? 0 : errhint("To build the view from what is left, call kappa.rebuild() with incomplete => true.")));
+			 incomplete ? 0 : errhint("To build the view from what is left, call this function with incomplete => true.")));
+	return missing;
 }
 
 /*
@@ -210,26 +218,62 @@ use_tablespace_of(Oid relid)
 }
 
 /*
- * Make the new version's objects, as the view's owner: the same query and the
- * same settings, but a new look at the foreign table.
+ * Analyse the new version's query as the view's owner, who must be able to
+ * read what it reads, under the settings that it is going to have.
  */
-static KappaVersion *
-create_version(const KappaView *view, const KappaVersion *from, int32 number)
+static KappaShape *
+analyze_query(const KappaView *view, const KappaVersion *from, const char *text, List *settings,
+			  bool warn)
 {
-	char *text = kappa_definition_get_text(from->definition, false);
+	KappaOwnerScope scope;
+	KappaShape *shape;
+	Query *query;
+	Query *flat;
+
+	kappa_definition_enter_owner(&scope, view->owner, settings);
+	query = kappa_definition_parse(text);
+	flat = kappa_flatten_query(query, NULL);
+	shape = kappa_analyze_query(flat, text, warn);
+	ExecCheckQueryPermissions(query);
+	ExecCheckQueryPermissions(flat);
+	kappa_columns_check(view, from, shape);
+	kappa_definition_leave_owner(&scope);
+	return shape;
+}
+
+/*
+ * Old and new version are going to be applied in the same transactions, at the
+ * same offsets: both must read one log.
+ */
+static KappaTable *
+require_same_topic(const KappaView *view, const KappaVersion *from, const KappaShape *shape)
+{
+	KappaTable *before = kappa_options_get_table(from->source);
+	KappaTable *table = kappa_options_get_table(shape->scan->source);
+
+	if (before->serverid != table->serverid || strcmp(before->topic, table->topic) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot change the topic of view \"%s\"", get_rel_name(view->view)),
+				 errdetail("It reads topic \"%s\" of server \"%s\", the new query topic \"%s\" of server \"%s\".",
+						   before->topic, GetForeignServer(before->serverid)->servername,
+						   table->topic, GetForeignServer(table->serverid)->servername),
+				 errhint("Make a second view with kappa.create_view().")));
+	return table;
+}
+
+/* Make the new version's objects, as the view's owner. */
+static KappaVersion *
+create_version(const KappaView *view, const char *text, const KappaShape *shape,
+			   List *settings, int32 number)
+{
 	KappaOwnerScope scope;
 	KappaVersion *version;
-	KappaShape *shape;
 	Oid shadow;
 
-	kappa_definition_enter_owner(&scope, view->owner, from->settings);
+	kappa_definition_enter_owner(&scope, view->owner, settings);
 	use_tablespace_of(view->view);
-	shape = kappa_analyze_query(kappa_flatten_query(kappa_definition_parse(text), NULL),
-								text, false);
-	shadow = kappa_definition_create_state_table(kappa_plan_table_ddl, shape,
-												 get_rel_namespace(view->view),
-												 get_rel_name(view->view),
-												 psprintf("v%d_rows", number));
+	shadow = kappa_columns_create_shadow(view, shape, psprintf("v%d_rows", number));
 	kappa_definition_depend(shadow, view->view);
 	version = kappa_view_create_version(text, shape, view->view, shadow, number);
 	kappa_definition_leave_owner(&scope);
@@ -256,7 +300,10 @@ choose_switch(const KappaView *view, Oid shadow, const char *asked)
 
 	ereport(NOTICE,
 			(errmsg("view \"%s\" will be switched by rows", get_rel_name(view->view)),
-			 errdetail("The reason is that %s.", reason)));
+			 errdetail("The reason is that %s.", reason),
+			 kappa_columns_differ(view->view, shadow)
+				 ? errhint("The view gets or loses columns: while the rows are changed, readers wait.")
+				 : 0));
 	return KAPPA_SWITCH_ROWS;
 }
 
@@ -278,44 +325,82 @@ check_asked(const char *asked)
 			 errhint("Valid values are \"auto\", \"storage\", \"rows\", and \"manual\".")));
 }
 
-Datum
-kappa_sql_rebuild(PG_FUNCTION_ARGS)
+/* The view's live version, if it can be rebuilt; the view is locked against another rebuild. */
+static KappaVersion *
+lock_for_rebuild(Oid relid, const char *asked, KappaView **view)
 {
-	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0), AccessShareLock);
-	char *asked = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	bool incomplete = PG_GETARG_BOOL(2);
-	KappaVersion *from;
 	KappaVersion *version;
-	KappaPosition *position;
-	KappaTable *table;
-	Log *log;
-	int64 *start;
-	int npartitions;
-	int32 number;
 
+	*view = kappa_view_require_owned(relid, AccessShareLock);
 	kappa_view_require_preload();
 	check_asked(asked);
-	view = kappa_catalog_lock_view(view->view);
-	from = kappa_catalog_get_version(view->view, view->version);
-	check_can_rebuild(view, from);
-	number = choose_version(view);
+	*view = kappa_catalog_lock_view(relid);
+	version = kappa_catalog_get_version(relid, (*view)->version);
+	check_can_rebuild(*view, version);
+	return version;
+}
 
-	table = kappa_options_get_table(from->source);
-	position = kappa_catalog_get_position(view->view, view->version);
+/*
+ * Begin to build the next version of a view.  settings: to be in force while
+ * the query is read; NIL if they are.  stored: those to keep, as an array.
+ * Returns the number of the version.
+ */
+static int32
+begin_rebuild(const KappaView *view, const KappaVersion *from, const KappaShape *shape,
+			  const char *text, List *settings, Datum stored, const char *asked, bool incomplete)
+{
+	int32 number = choose_version(view);
+	KappaTable *table = require_same_topic(view, from, shape);
+	KappaPosition *position = kappa_catalog_get_position(view->view, view->version);
+	KappaVersion *version;
+	Log *log;
+	char *missing;
+	int64 *start;
+	int npartitions;
+
 	if (strcmp(position->topic, table->topic) != 0)
 		position->npartitions = 0; /* the foreign table was altered: another log */
 	log = read_log(table, view->owner);
-	check_reaches_back(view, position, log, incomplete);
+	missing = check_reaches_back(view, position, log, incomplete);
 	start = choose_start(position, log, &npartitions);
 
-	version = create_version(view, from, number);
-	kappa_view_insert_version(version, make_settings(from->settings), table->topic,
-							  start, npartitions);
+	version = create_version(view, text, shape, settings, number);
+	kappa_view_insert_version(version, stored, table->topic, start, npartitions);
+	kappa_history_begin(view->view, number, missing);
 	kappa_rebuild_run_insert(view->view, number, asked,
 							 choose_switch(view, version->target, asked),
 							 count_total(start, npartitions, log));
 	kappa_shmem_wake_at_commit();
-	PG_RETURN_INT64(number);
+	return number;
+}
+
+/* The same query and the same settings, but a new look at the foreign table. */
+Datum
+kappa_sql_rebuild(PG_FUNCTION_ARGS)
+{
+	char *asked = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	KappaView *view;
+	KappaVersion *from = lock_for_rebuild(PG_GETARG_OID(0), asked, &view);
+	char *query = kappa_definition_get_text(from->definition, false);
+	KappaShape *shape = analyze_query(view, from, query, from->settings, false);
+
+	PG_RETURN_INT64(begin_rebuild(view, from, shape, query, from->settings,
+								  make_settings(from->settings), asked, PG_GETARG_BOOL(2)));
+}
+
+/* Another query, as it reads in this session. */
+Datum
+kappa_sql_alter_view(PG_FUNCTION_ARGS)
+{
+	char *query = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char *asked = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	Datum settings = kappa_definition_pin_settings();
+	KappaView *view;
+	KappaVersion *from = lock_for_rebuild(PG_GETARG_OID(0), asked, &view);
+	KappaShape *shape = analyze_query(view, from, query, NIL, true);
+
+	PG_RETURN_INT64(begin_rebuild(view, from, shape, query, NIL, settings, asked,
+								  PG_GETARG_BOOL(3)));
 }
 
 /* ---- switch and cancel by hand ---- */

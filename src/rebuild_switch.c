@@ -17,6 +17,7 @@
 
 #include "access/table.h"
 #include "catalog/dependency.h"
+#include "catalog/heap.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_type.h"
@@ -31,10 +32,13 @@
 #include "definition.h"
 #include "fill_run.h"
 #include "guard.h"
+#include "rebuild_columns.h"
 #include "rebuild_run.h"
 #include "rebuild_switch.h"
 #include "shmem.h"
 #include "swap.h"
+#include "swap_index.h"
+#include "version_history.h"
 
 /* Does a query over the catalogs, with the view as $1, return a row? */
 static bool
@@ -117,6 +121,19 @@ groupable(Form_pg_attribute column)
 	return psprintf("%s::pg_catalog.text", name);
 }
 
+static bool
+is_key_column(const List *key, const char *name)
+{
+	ListCell *lc;
+
+	foreach(lc, key)
+	{
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	}
+	return false;
+}
+
 static void
 add_column(RowSql *sql, Form_pg_attribute column, const List *key)
 {
@@ -125,7 +142,7 @@ add_column(RowSql *sql, Form_pg_attribute column, const List *key)
 	append_item(&sql->columns, "", name);
 	if (key == NIL)
 		append_item(&sql->identity, "", groupable(column));
-	else if (list_member_int(key, column->attnum))
+	else if (is_key_column(key, NameStr(column->attname)))
 		append_item(&sql->identity, "", name);
 	else
 	{
@@ -233,17 +250,28 @@ keyless_statements(const RowSql *sql)
 static void
 switch_rows(const KappaView *view, const KappaVersion *to)
 {
-	KappaShape *shape = kappa_analyze_query(kappa_definition_get_query(to->definition),
-											NULL, false);
-	RowSql *sql = collect_row_sql(view->view, to->target, shape->key);
+	RowSql *sql = collect_row_sql(view->view, to->target, to->key);
 	KappaOwnerScope scope;
 
 	kappa_definition_enter_owner(&scope, view->owner, to->settings);
 	kappa_guard_permit(view->view);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	kappa_definition_run_ddl(shape->key == NIL ? keyless_statements(sql) : keyed_statements(sql));
+	kappa_definition_run_ddl(to->key == NIL ? keyless_statements(sql) : keyed_statements(sql));
 	PopActiveSnapshot();
 	kappa_guard_permit(InvalidOid);
+	kappa_definition_leave_owner(&scope);
+}
+
+/* Give the view's table the columns of the new version, as the view's owner. */
+static void
+change_columns(const KappaView *view, const KappaVersion *to)
+{
+	KappaOwnerScope scope;
+
+	kappa_definition_enter_owner(&scope, view->owner, to->settings);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	kappa_columns_follow(view->view, to->target);
+	PopActiveSnapshot();
 	kappa_definition_leave_owner(&scope);
 }
 
@@ -307,19 +335,27 @@ note_healed_gaps(Oid view, int32 from, int32 to)
 
 /* A view that had been stopped runs again. */
 static void
-set_live_version(Oid view, int32 version)
+set_live_version(const KappaVersion *version)
 {
+	KappaShape *shape = kappa_analyze_query(kappa_definition_get_query(version->definition),
+											NULL, false);
 	KappaCatalogScope scope;
-	Oid types[] = { OIDOID, INT4OID };
-	Datum values[] = { ObjectIdGetDatum(view), Int32GetDatum(version) };
+	Oid types[] = { OIDOID, INT4OID, TEXTOID, TEXTOID };
+	Datum values[4];
+	char nulls[] = { ' ', ' ', ' ', shape->inexact == NULL ? 'n' : ' ' };
 
+	values[0] = ObjectIdGetDatum(version->view);
+	values[1] = Int32GetDatum(version->version);
+	values[2] = CStringGetTextDatum(shape->kind);
+	values[3] = shape->inexact == NULL ? (Datum) 0 : CStringGetTextDatum(shape->inexact);
 	kappa_catalog_enter(&scope);
 	if (SPI_execute_with_args("WITH n AS (UPDATE kappa.view_version SET target = $1"
 							  " WHERE view = $1 AND version = $2)"
 							  " UPDATE kappa.view SET version = $2, state = 'running', reason = NULL,"
+							  " kind = $3, inexact = $4,"
 							  " since = CASE WHEN state = 'running' THEN since ELSE clock_timestamp() END"
 							  " WHERE view = $1",
-							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+							  4, types, values, nulls, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not make a version live");
 	kappa_catalog_leave(&scope);
 }
@@ -339,6 +375,7 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 					 int lock_timeout_ms, int *blocker)
 {
 	bool storage = strcmp(kind, KAPPA_SWITCH_STORAGE) == 0;
+	bool columns = kappa_columns_differ(view->view, to->target);
 	List *relids = NIL;
 
 	/*
@@ -348,7 +385,7 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 	append_relation(&relids, from->definition);
 	append_relation(&relids, from->companion);
 	append_relation(&relids, to->target);
-	if (storage)
+	if (storage || columns)
 		append_relation(&relids, view->view);
 	if (!kappa_swap_lock(relids, lock_timeout_ms))
 	{
@@ -356,13 +393,25 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 		return KAPPA_SWITCH_LOCKED;
 	}
 
+	if (storage && !kappa_swap_indexes_equal(view->view, to->target))
+		return KAPPA_SWITCH_CHANGED;
+	kappa_history_end(view->view, from->version);
+	if (columns)
+		change_columns(view, to);
 	if (!storage)
 		switch_rows(view, to);
 	else if (!kappa_swap_storage(view->view, to->target))
-		return KAPPA_SWITCH_CHANGED;
+		elog(ERROR, "indexes of view \"%s\" are not those of its new version", get_rel_name(view->view));
+	else
+	{
+		/* The planner would believe of the new rows what it knows of the old ones. */
+		RemoveStatistics(view->view, 0);
+		CopyStatistics(to->target, view->view);
+	}
 
-	set_live_version(view->view, to->version);
+	set_live_version(to);
 	note_healed_gaps(view->view, from->version, to->version);
+	kappa_history_switch(view->view, to->version);
 	(void) delete_version_rows(view->view, from->version);
 	kappa_definition_drop_relation(from->definition, DROP_RESTRICT);
 	kappa_definition_drop_relation(from->companion, DROP_RESTRICT);
@@ -379,6 +428,7 @@ kappa_rebuild_drop_version(const KappaVersion *version)
 	KappaFill *fill = kappa_fill_get(version->view, version->version);
 	Oid relids[] = { version->target, version->companion, version->definition,
 					 fill == NULL ? InvalidOid : fill->staging };
+	KappaVersion *now;
 
 	for (int i = 0; i < lengthof(relids); i++)
 	{
@@ -387,6 +437,10 @@ kappa_rebuild_drop_version(const KappaVersion *version)
 	}
 
 	/* Who waited for a lock may find that the version has become live. */
+	now = kappa_catalog_get_version(version->view, version->version);
+	if (now == NULL || now->live)
+		return false;
+	kappa_history_end(version->view, version->version);
 	if (!delete_version_rows(version->view, version->version))
 		return false;
 

@@ -170,34 +170,49 @@ kappa_swap_get_blocker(List *relids)
 static bool
 same_column(Form_pg_attribute target, Form_pg_attribute shadow)
 {
-	return target->attisdropped == shadow->attisdropped &&
-		   target->attlen == shadow->attlen &&
+	return target->attlen == shadow->attlen &&
 		   target->attbyval == shadow->attbyval &&
 		   target->attalign == shadow->attalign &&
 		   target->attgenerated == shadow->attgenerated &&
 		   !shadow->atthasmissing &&
-		   (target->attisdropped ||
+		   (target->attisdropped || shadow->attisdropped ||
 			(target->atttypid == shadow->atttypid &&
 			 target->atttypmod == shadow->atttypmod &&
 			 target->attcollation == shadow->attcollation &&
+			 strcmp(NameStr(target->attname), NameStr(shadow->attname)) == 0 &&
 			 (shadow->attnotnull || !target->attnotnull)));
 }
 
+/*
+ * later: the target has yet to lose the columns that the shadow has lost, and
+ * to get those that it has beyond.
+ */
 static bool
-same_columns(TupleDesc target, TupleDesc shadow)
+same_columns(TupleDesc target, TupleDesc shadow, bool later)
 {
-	if (target->natts != shadow->natts)
+	if (later ? target->natts > shadow->natts : target->natts != shadow->natts)
 		return false;
 	for (int i = 0; i < target->natts; i++)
 	{
-		if (!same_column(TupleDescAttr(target, i), TupleDescAttr(shadow, i)))
+		Form_pg_attribute first = TupleDescAttr(target, i);
+		Form_pg_attribute second = TupleDescAttr(shadow, i);
+
+		if (first->attisdropped != second->attisdropped &&
+			!(later && second->attisdropped))
+			return false;
+		if (!same_column(first, second))
+			return false;
+	}
+	for (int i = target->natts; i < shadow->natts; i++)
+	{
+		if (TupleDescAttr(shadow, i)->attisdropped)
 			return false;
 	}
 	return true;
 }
 
 static const char *
-get_difference(Relation target, Relation shadow)
+get_difference(Relation target, Relation shadow, bool later)
 {
 	Form_pg_class first = target->rd_rel;
 	Form_pg_class second = shadow->rd_rel;
@@ -210,7 +225,7 @@ get_difference(Relation target, Relation shadow)
 		return "persistence";
 	if (first->relowner != second->relowner)
 		return "owner";
-	if (!same_columns(RelationGetDescr(target), RelationGetDescr(shadow)))
+	if (!same_columns(RelationGetDescr(target), RelationGetDescr(shadow), later))
 		return "columns";
 	return NULL;
 }
@@ -220,7 +235,7 @@ kappa_swap_get_difference(Oid target, Oid shadow)
 {
 	Relation target_rel = table_open(target, NoLock);
 	Relation shadow_rel = table_open(shadow, NoLock);
-	const char *difference = get_difference(target_rel, shadow_rel);
+	const char *difference = get_difference(target_rel, shadow_rel, true);
 
 	table_close(shadow_rel, NoLock);
 	table_close(target_rel, NoLock);
@@ -230,7 +245,7 @@ kappa_swap_get_difference(Oid target, Oid shadow)
 static void
 check_same_layout(Relation target, Relation shadow)
 {
-	const char *difference = get_difference(target, shadow);
+	const char *difference = get_difference(target, shadow, false);
 
 	if (difference != NULL)
 		ereport(ERROR,

@@ -31,7 +31,9 @@ extern int kappa_swap_get_blocker(List *relids);
 
 /*
  * In what two tables differ so that their storage cannot be exchanged ("columns",
- * "access method", ...), or NULL.  The caller has locked both.
+ * "access method", ...), or NULL.  Columns that the shadow has lost, or has
+ * beyond those of the target, are no difference: kappa_columns_follow() drops
+ * and adds them first.  The caller has locked both.
  */
 extern const char *kappa_swap_get_difference(Oid target, Oid shadow);
 

@@ -18,6 +18,7 @@
 
 #include "access/attmap.h"
 #include "access/genam.h"
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
@@ -27,6 +28,7 @@
 #include "commands/defrem.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
 #include "parser/parse_utilcmd.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -138,6 +140,37 @@ find_same_index(Oid indexid, List *candidates)
 	return result;
 }
 
+/* Does an index use a column that another table, of otherwise the same columns, has lost? */
+static bool
+uses_lost_column(Oid indexid, TupleDesc columns)
+{
+	Relation index = index_open(indexid, AccessShareLock);
+	Bitmapset *used = NULL;
+	int member = -1;
+	bool lost = false;
+
+	for (int i = 0; i < index->rd_index->indnatts; i++)
+	{
+		AttrNumber attnum = index->rd_index->indkey.values[i];
+
+		if (attnum > 0)
+			used = bms_add_member(used, attnum - FirstLowInvalidHeapAttributeNumber);
+	}
+	pull_varattnos((Node *) RelationGetIndexExpressions(index), 1, &used);
+	pull_varattnos((Node *) RelationGetIndexPredicate(index), 1, &used);
+	index_close(index, AccessShareLock);
+
+	while ((member = bms_next_member(used, member)) >= 0)
+	{
+		AttrNumber attnum = member + FirstLowInvalidHeapAttributeNumber;
+
+		if (attnum > 0 && attnum <= columns->natts &&
+			TupleDescAttr(columns, attnum - 1)->attisdropped)
+			lost = true;
+	}
+	return lost;
+}
+
 KappaIndexMatch *
 kappa_swap_match_indexes(Relation target, Relation shadow)
 {
@@ -148,8 +181,12 @@ kappa_swap_match_indexes(Relation target, Relation shadow)
 	match->only_shadow = RelationGetIndexList(shadow);
 	foreach(lc, indexes)
 	{
-		Oid same = find_same_index(lfirst_oid(lc), match->only_shadow);
+		Oid same;
 
+		/* It goes away with the column, before the switch. */
+		if (uses_lost_column(lfirst_oid(lc), RelationGetDescr(shadow)))
+			continue;
+		same = find_same_index(lfirst_oid(lc), match->only_shadow);
 		if (!OidIsValid(same))
 		{
 			match->only_target = lappend_oid(match->only_target, lfirst_oid(lc));

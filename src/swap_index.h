@@ -17,7 +17,8 @@
 /*
  * Indexes of two tables that are the same by definition, one to one.  The
  * first two lists are parallel.  Names, comments, storage parameters and
- * tablespaces do not count: nothing in the files depends on them.
+ * tablespaces do not count: nothing in the files depends on them.  Nor do
+ * indexes of the target on columns that the shadow has lost.
  */
 typedef struct KappaIndexMatch
 {

@@ -54,7 +54,7 @@ typedef struct KappaState
 /* One output column of the query, in its order. */
 typedef struct KappaOutput
 {
-	AttrNumber resno; /* from 1; also the attribute number in the view's table */
+	AttrNumber resno; /* from 1; the view's table may have other numbers: go by the name */
 	char *name;
 	Oid type;
 	int32 typmod;

@@ -44,8 +44,10 @@
 #include "kappa.h"
 #include "restore.h"
 #include "shmem.h"
+#include "version_history.h"
 #include "view_commands.h"
 #include "view_flatten.h"
+#include "view_text.h"
 
 PG_FUNCTION_INFO_V1(kappa_sql_create_view);
 PG_FUNCTION_INFO_V1(kappa_sql_drop_view);
@@ -168,15 +170,27 @@ make_offsets(const int64 *offsets, int n)
 
 /* ---- making versions ---- */
 
+static Datum
+make_names(const List *names)
+{
+	Datum *elements = palloc(Max(list_length(names), 1) * sizeof(Datum));
+	int n = 0;
+	ListCell *lc;
+
+	foreach(lc, names)
+		elements[n++] = CStringGetTextDatum(lfirst(lc));
+	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
 void
 kappa_view_insert_version(const KappaVersion *version, Datum settings,
 						  const char *topic, const int64 *start, int npartitions)
 {
 	KappaCatalogScope scope;
 	Oid types[] = { OIDOID, INT4OID, OIDOID, OIDOID, OIDOID, OIDOID, TEXTOID,
-					TEXTARRAYOID, TEXTOID, INT8ARRAYOID, TEXTOID };
-	Datum values[11] = { 0 };
-	char nulls[11] = "           ";
+					TEXTARRAYOID, TEXTOID, INT8ARRAYOID, TEXTOID, TEXTARRAYOID };
+	Datum values[12] = { 0 };
+	char nulls[12] = "            ";
 
 	if (!OidIsValid(version->companion))
 		nulls[5] = 'n';
@@ -194,12 +208,13 @@ kappa_view_insert_version(const KappaVersion *version, Datum settings,
 		nulls[10] = 'n';
 	else
 		values[10] = CStringGetTextDatum(version->source_views);
+	values[11] = make_names(version->key);
 	kappa_catalog_enter(&scope);
 	if (SPI_execute_with_args("WITH v AS (INSERT INTO kappa.view_version"
-							  " (view, version, definition, source, target, companion, fingerprint, settings, source_views)"
-							  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $11))"
+							  " (view, version, definition, source, target, companion, fingerprint, settings, source_views, key_columns)"
+							  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $11, $12))"
 							  " INSERT INTO kappa.position VALUES ($1, $2, $9, $10, $10)",
-							  11, types, values, nulls, false, 0) != SPI_OK_INSERT)
+							  12, types, values, nulls, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not insert a version");
 	kappa_catalog_leave(&scope);
 }
@@ -271,11 +286,14 @@ kappa_view_create_version(const char *query_text, const KappaShape *shape,
 	Oid namespace = get_rel_namespace(view);
 	char *name = get_rel_name(view);
 	List *views;
+	ListCell *lc;
 
 	version->view = view;
 	version->version = number;
 	version->source = shape->scan->source;
 	version->target = target;
+	foreach(lc, shape->key)
+		version->key = lappend(version->key, kappa_text_key_output(shape, lc)->name);
 	version->definition = kappa_definition_create(query_text, namespace, name, number);
 	kappa_definition_depend(version->definition, view);
 	kappa_definition_check_text(version->definition);
@@ -326,6 +344,7 @@ kappa_sql_create_view(PG_FUNCTION_ARGS)
 	insert_view(view, shape);
 	version = kappa_view_create_version(query_text, shape, view, view, 1);
 	kappa_view_insert_version(version, settings, table->topic, offsets, npartitions);
+	kappa_history_begin(view, 1, NULL);
 	kappa_catalog_add_event(view, "created", 1, NULL, NULL);
 	kappa_shmem_wake_at_commit();
 	PG_RETURN_OID(view);

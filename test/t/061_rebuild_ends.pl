@@ -328,11 +328,15 @@ ok_view($node, 'per_shop');
 is( run("SELECT part, start_offset FROM kappa.offsets WHERE view = 'per_shop'::regclass ORDER BY 1"),
 	"0|100\n1|0",
 	'which starts where the log does');
+run("SELECT kappa.rebuild('per_shop')");
+done('per_shop', 'rebuilt from there');
+is(run("SELECT string_agg(DISTINCT missing, ',') FROM kappa.versions WHERE view = 'per_shop'::regclass AND version IN (8, 9)"),
+	'Partition 0 begins at offset 100, the view at offset 0: 100 offsets are missing.', 'it is known for good that something is missing');
 
 # ---- Gone in the middle. ----
 
 run("SELECT kappa.rebuild('per_shop', switch => 'manual')");
-ok(wait_for($node, status('per_shop'), '9|rows|waiting for switch_rebuild'),
+ok(wait_for($node, status('per_shop'), '10|rows|waiting for switch_rebuild'),
 	'a rebuild waits again');
 run('DROP TABLE per_shop');
 is(run("SELECT count(*) FROM kappa.rebuilds WHERE view::text LIKE '%per_shop%'"),
