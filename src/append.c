@@ -47,7 +47,7 @@ typedef struct AppendReceiver
 	EState *estate;
 	ResultRelInfo *result;
 	BulkInsertState bulk;
-	AttrMap *map; /* to the columns of the table; NULL if none of them was dropped */
+	AttrMap *map; /* NULL: the query's columns are those of the table, one by one */
 	CommandId command;
 	TupleTableSlot *slots[MAX_ROWS]; /* made when first needed */
 	int nslots;                      /* those that hold rows */
@@ -149,32 +149,64 @@ receive_row(TupleTableSlot *row, DestReceiver *self)
 	return true;
 }
 
+static AttrNumber
+find_column(TupleDesc query, Form_pg_attribute column)
+{
+	for (int i = 0; i < query->natts; i++)
+	{
+		Form_pg_attribute candidate = TupleDescAttr(query, i);
+
+		if (strcmp(NameStr(candidate->attname), NameStr(column->attname)) == 0 &&
+			candidate->atttypid == column->atttypid)
+			return i + 1;
+	}
+	elog(ERROR, "column \"%s\" of the table is not one of the query", NameStr(column->attname));
+	return InvalidAttrNumber;
+}
+
+/*
+ * Which column of a query goes into each column of a table.  NULL if they are
+ * the same, one by one: so they were made, but a table may have lost columns,
+ * and then got others behind.
+ */
+static AttrMap *
+map_columns(TupleDesc query, TupleDesc table)
+{
+	AttrMap *map = make_attrmap(table->natts);
+	bool same = true;
+	int n = 0;
+
+	for (int i = 0; i < table->natts; i++)
+		same = same && !TupleDescAttr(table, i)->attisdropped;
+	for (int i = 0; i < table->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(table, i);
+
+		if (column->attisdropped)
+			continue;
+		if (!same)
+			map->attnums[i] = find_column(query, column);
+		else if (i < query->natts && TupleDescAttr(query, i)->atttypid != column->atttypid)
+			elog(ERROR, "column %d of the query has type %u, of the table %u", i + 1,
+				 TupleDescAttr(query, i)->atttypid, column->atttypid);
+		n++;
+	}
+	if (n != query->natts)
+		elog(ERROR, "a query of %d columns cannot be inserted into a table of %d",
+			 query->natts, n);
+	return same ? NULL : map;
+}
+
 static void
 start_receiver(DestReceiver *self, int operation, TupleDesc type)
 {
 	AppendReceiver *receiver = (AppendReceiver *) self;
 	TupleDesc columns;
-	int n = 0;
 
 	receiver->context = CurrentMemoryContext;
 	receiver->rel = table_open(receiver->target, NoLock);
 	columns = RelationGetDescr(receiver->rel);
-	receiver->map = type->natts == columns->natts ? NULL : make_attrmap(columns->natts);
-	for (int i = 0; i < columns->natts; i++)
-	{
-		if (TupleDescAttr(columns, i)->attisdropped)
-			continue;
-		if (n >= type->natts ||
-			TupleDescAttr(type, n)->atttypid != TupleDescAttr(columns, i)->atttypid)
-			elog(ERROR, "column %d of the table does not fit the query of %d columns",
-				 i + 1, type->natts);
-		n++;
-		if (receiver->map != NULL)
-			receiver->map->attnums[i] = n;
-	}
-	if (n != type->natts)
-		elog(ERROR, "a query of %d columns cannot be inserted into a table of %d",
-			 type->natts, n);
+	receiver->map = map_columns(type, columns);
 
 	receiver->estate = CreateExecutorState();
 	receiver->result = makeNode(ResultRelInfo);
