@@ -433,6 +433,23 @@ CREATE FUNCTION kappa.wait_for_rebuild(view regclass, timeout interval DEFAULT '
 AS 'MODULE_PATHNAME', 'kappa_sql_wait_for_rebuild' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION kappa.wait_for_rebuild(regclass, interval) IS 'wait until a rebuild has switched; false at the timeout, an error if it was cancelled or failed';
 
+CREATE FUNCTION kappa.version_table(view regclass, version integer) RETURNS regclass
+AS 'MODULE_PATHNAME', 'kappa_sql_version_table' LANGUAGE C STABLE STRICT;
+COMMENT ON FUNCTION kappa.version_table(regclass, integer) IS 'the table with the rows of a version: the view itself for the live one';
+
+CREATE FUNCTION kappa.diff_rebuild(
+    view regclass, max_rows bigint DEFAULT 1000,
+    OUT difference text, OUT copies bigint, OUT columns text[], OUT old json, OUT new json)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'kappa_sql_diff_rebuild' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.diff_rebuild(regclass, bigint) IS 'the rows in which a view and its next version differ at the same offsets: added, changed (and in which columns) or removed';
+
+CREATE FUNCTION kappa.diff_rebuild_summary(
+    view regclass, OUT difference text, OUT column_name text, OUT rows bigint, OUT percent numeric)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'kappa_sql_diff_rebuild_summary' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.diff_rebuild_summary(regclass) IS 'how many rows of a view and its next version are the same, changed, removed and added, and how many changed in each column';
+
 CREATE VIEW kappa.rebuilds AS
 SELECT r.view,
        r.version,

@@ -29,6 +29,7 @@
 #include "commands/view.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
+#include "executor/tstoreReceiver.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -118,6 +119,32 @@ kappa_definition_leave_owner(KappaOwnerScope *scope)
 {
 	AtEOXact_GUC(false, scope->guc_level);
 	SetUserIdAndSecContext(scope->userid, scope->sec_context);
+}
+
+uint64
+kappa_definition_select_as_owner(Oid owner, List *settings, const char *sql,
+								 ReturnSetInfo *rsinfo)
+{
+	SPIExecuteOptions options = { .read_only = true };
+	KappaOwnerScope scope;
+	int rc;
+
+	if (rsinfo != NULL)
+	{
+		options.dest = CreateDestReceiver(DestTuplestore);
+		tuplestore_clear(rsinfo->setResult);
+		SetTuplestoreDestReceiverParams(options.dest, rsinfo->setResult,
+										rsinfo->econtext->ecxt_per_query_memory,
+										false, NULL, NULL);
+	}
+	kappa_definition_enter_owner(&scope, owner, settings);
+	rc = SPI_execute_extended(sql, &options);
+	kappa_definition_leave_owner(&scope);
+	if (rc != SPI_OK_SELECT)
+		elog(ERROR, "could not run \"%s\": %s", sql, SPI_result_code_string(rc));
+	if (rsinfo != NULL)
+		options.dest->rDestroy(options.dest);
+	return SPI_processed;
 }
 
 /*

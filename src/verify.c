@@ -19,13 +19,10 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "executor/spi.h"
-#include "executor/tstoreReceiver.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -66,37 +63,6 @@ typedef struct Verification
 } Verification;
 
 /* ---- what is compared ---- */
-
-/*
- * The live version.  A rebuild that switches replaces it, and locks its
- * definition for that: once we have the lock it stays what it is.
- */
-static KappaVersion *
-lock_live_version(Oid relid)
-{
-	for (;;)
-	{
-		KappaView *view = kappa_catalog_get_view(relid);
-		KappaVersion *version = kappa_catalog_get_version(relid, view->version);
-
-		if (version == NULL)
-			elog(ERROR, "view \"%s\" has no version %d", get_rel_name(relid), view->version);
-		if (OidIsValid(version->definition))
-			LockRelationOid(version->definition, AccessShareLock);
-		if (OidIsValid(version->source))
-			LockRelationOid(version->source, AccessShareLock);
-		if (kappa_catalog_get_view(relid)->version != version->version)
-			continue;
-
-		if (IsolationUsesXactSnapshot() && OidIsValid(version->definition) &&
-			get_rel_name(version->definition) == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					 errmsg("view \"%s\" was rebuilt after this transaction began",
-							get_rel_name(relid))));
-		return version;
-	}
-}
 
 /* The definition must be there, and mean what it meant: as before a worker applies messages. */
 static void
@@ -217,7 +183,7 @@ begin_verification(Oid relid)
 	Query *definition;
 
 	v->view = kappa_view_require_owned(relid, AccessShareLock);
-	v->version = lock_live_version(relid);
+	v->version = kappa_view_lock_live_version(relid);
 	v->name = get_rel_name(relid);
 	check_definition(v);
 	definition = kappa_definition_get_query(v->version->definition);
@@ -282,21 +248,6 @@ make_later_keys(const Verification *v)
 	return buf.data;
 }
 
-static uint64
-run_as_owner(const Verification *v, const char *sql, DestReceiver *dest)
-{
-	SPIExecuteOptions options = { .read_only = true, .dest = dest };
-	KappaOwnerScope scope;
-	int rc;
-
-	kappa_definition_enter_owner(&scope, v->view->owner, v->version->settings);
-	rc = SPI_execute_extended(sql, &options);
-	kappa_definition_leave_owner(&scope);
-	if (rc != SPI_OK_SELECT)
-		elog(ERROR, "comparison of view \"%s\" failed: %s", v->name, SPI_result_code_string(rc));
-	return SPI_processed;
-}
-
 /* Which rows are compared; see check_compacted_events(). */
 typedef enum KappaExtent
 {
@@ -322,21 +273,18 @@ compare(Verification *v, KappaExtent extent, ReturnSetInfo *rsinfo, int64 max_ro
 		elog(ERROR, "SPI_connect failed");
 	if (rsinfo != NULL)
 	{
-		DestReceiver *dest = CreateDestReceiver(DestTuplestore);
+		char *sql = kappa_verify_rows_query(&comparison, max_rows);
 
-		tuplestore_clear(rsinfo->setResult);
-		SetTuplestoreDestReceiverParams(dest, rsinfo->setResult,
-										rsinfo->econtext->ecxt_per_query_memory,
-										false, NULL, NULL);
-		v->differences = run_as_owner(v, kappa_verify_rows_query(&comparison, max_rows), dest);
-		dest->rDestroy(dest);
+		v->differences = kappa_definition_select_as_owner(v->view->owner, v->version->settings,
+														  sql, rsinfo);
 	}
 	else
 	{
 		bool isnull;
 		char *columns;
 
-		(void) run_as_owner(v, kappa_verify_count_query(&comparison), NULL);
+		(void) kappa_definition_select_as_owner(v->view->owner, v->version->settings,
+												kappa_verify_count_query(&comparison), NULL);
 		v->differences = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 													 SPI_tuptable->tupdesc, 1, &isnull));
 		columns = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);

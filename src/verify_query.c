@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * verify_query.c
- *	  The SQL that compares a view with its query
+ *	  The SQL that compares a view with its query, or two versions of it
  *
  * The rows of both are put together, those of the query counting +1 and those
  * of the table -1, and grouped by all columns; groups that do not cancel out
@@ -13,6 +13,7 @@
  * rounding of floating-point sums.
  *
  * In the text, u are the rows of both, d those that differ, p pairs of them.
+ * Two versions are compared likewise, the new one in the place of the query.
  * The query stands in the first WITH item, which sees none of these names; the
  * names of what stands beside columns of the user's begin with "kappa".
  *
@@ -33,9 +34,11 @@
 /* Columns beside the view's own. */
 #define COPIES "\"kappa copies\"" /* positive: the query has more; negative: the view */
 #define KEY "\"kappa key\""
-#define WANTED "\"kappa wanted\""   /* a row that the query has, all of it */
-#define KEPT "\"kappa kept\""       /* and one that the view has */
-#define COLUMNS "\"kappa columns\"" /* names of those that differ; NULL unless there is a pair */
+#define WANTED "\"kappa wanted\""         /* a row that the query has, all of it */
+#define KEPT "\"kappa kept\""             /* and one that the view has */
+#define COLUMNS "\"kappa columns\""       /* names of those that differ; NULL unless there is a pair */
+#define DIFFERENCE "\"kappa difference\"" /* added, changed, removed */
+#define NTH "\"kappa nth\""               /* place among those of its difference */
 
 /* ---- columns ---- */
 
@@ -287,5 +290,92 @@ kappa_verify_rows_query(const KappaComparison *comparison, int64 max_rows)
 	else
 		append_unpaired_rows(&buf, comparison);
 	appendStringInfo(&buf, "\nLIMIT " INT64_FORMAT, max_rows);
+	return buf.data;
+}
+
+/* ---- two versions ---- */
+
+/* , x AS (what has become of each row that differs) */
+static void
+append_changes(StringInfo buf, const KappaComparison *comparison)
+{
+	append_differences(buf, comparison);
+	if (has_pairs(comparison->shape))
+	{
+		append_pairs(buf, comparison);
+		appendStringInfoString(buf, ", x AS (\nSELECT p.*, GREATEST(p.wanted, p.kept) AS copies,"
+									" CASE WHEN p.kept IS NULL THEN 'added' WHEN p.wanted IS NULL THEN 'removed'"
+									" ELSE 'changed' END AS " DIFFERENCE " FROM p\n)");
+	}
+	else
+		appendStringInfoString(buf, ", x AS (\nSELECT d AS " KEPT ", d AS " WANTED ", NULL::pg_catalog.text[] AS " COLUMNS ","
+									" ROW(d.*) AS " KEY ", pg_catalog.abs(d." COPIES ") AS copies,"
+									" CASE WHEN d." COPIES " OPERATOR(pg_catalog.>) 0 THEN 'added'"
+									" ELSE 'removed' END AS " DIFFERENCE " FROM d\n)");
+}
+
+/* The number of rows of one difference. */
+#define COUNT_OF(difference) \
+	"COALESCE(pg_catalog.sum(x.copies) FILTER (WHERE x." DIFFERENCE " OPERATOR(pg_catalog.=) '" difference "'), 0)::pg_catalog.int8 AS " difference
+
+static void
+append_names(StringInfo buf, int place, const char *difference, const List *names)
+{
+	ListCell *lc;
+
+	foreach(lc, names)
+		appendStringInfo(buf, "\nUNION ALL SELECT %d, '%s', %s, NULL", place, difference,
+						 quote_literal_cstr(lfirst(lc)));
+}
+
+/*
+ * Percentages are of all rows that either version has, those with a key in
+ * both counted once.
+ */
+char *
+kappa_verify_version_summary_query(const KappaVersionComparison *comparison)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	append_changes(&buf, &comparison->rows);
+	appendStringInfo(&buf, ", t AS (\nSELECT " COUNT_OF("changed") ", " COUNT_OF("removed") ", " COUNT_OF("added") ","
+																												   " (SELECT pg_catalog.count(*) FROM ONLY %s) AS kept FROM x\n)",
+					 comparison->rows.table);
+	appendStringInfoString(&buf, "\nSELECT l.difference, l.name, l.n, pg_catalog.round(100 OPERATOR(pg_catalog.*) l.n::pg_catalog.numeric"
+								 " OPERATOR(pg_catalog./) NULLIF(t.kept OPERATOR(pg_catalog.+) t.added, 0)::pg_catalog.numeric, 1)\n"
+								 "FROM t, LATERAL (\n"
+								 "SELECT 1 AS place, 'same' AS difference, NULL AS name,"
+								 " t.kept OPERATOR(pg_catalog.-) t.changed OPERATOR(pg_catalog.-) t.removed AS n\n"
+								 "UNION ALL SELECT 2, 'changed', NULL, t.changed\n"
+								 "UNION ALL SELECT 3, 'changed', c, pg_catalog.count(*) FROM x,"
+								 " LATERAL pg_catalog.unnest(x." COLUMNS ") AS c GROUP BY c\n"
+								 "UNION ALL SELECT 4, 'removed', NULL, t.removed\n"
+								 "UNION ALL SELECT 5, 'added', NULL, t.added");
+	append_names(&buf, 6, "column removed", comparison->removed);
+	append_names(&buf, 7, "column added", comparison->added);
+	appendStringInfoString(&buf, ") AS l\nORDER BY l.place, l.n DESC, l.name");
+	return buf.data;
+}
+
+/* Rows are made json only when it is known which are wanted. */
+char *
+kappa_verify_version_rows_query(const KappaComparison *comparison, int64 max_rows)
+{
+	const KappaShape *shape = comparison->shape;
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	append_changes(&buf, comparison);
+	appendStringInfoString(&buf, "\nSELECT s." DIFFERENCE ", s.copies, s." COLUMNS ",\n"
+								 "CASE WHEN s." DIFFERENCE " OPERATOR(pg_catalog.<>) 'added' THEN ");
+	append_json(&buf, shape, "(s." KEPT ")");
+	appendStringInfoString(&buf, " END,\nCASE WHEN s." DIFFERENCE " OPERATOR(pg_catalog.<>) 'removed' THEN ");
+	append_json(&buf, shape, "(s." WANTED ")");
+	appendStringInfo(&buf, " END\nFROM (SELECT n.* FROM (SELECT x.*, pg_catalog.row_number()"
+						   " OVER (PARTITION BY x." DIFFERENCE " ORDER BY x." KEY ") AS " NTH " FROM x) AS n\n"
+						   "ORDER BY n." NTH ", n." DIFFERENCE " LIMIT " INT64_FORMAT ") AS s\n"
+						   "ORDER BY s." DIFFERENCE ", s." KEY,
+					 max_rows);
 	return buf.data;
 }

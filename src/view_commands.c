@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -116,6 +117,37 @@ kappa_view_require_owned(Oid relid, LOCKMODE lockmode)
 				 errmsg("\"%s\" is not a view of kappa", get_rel_name(relid)),
 				 errhint("Views of kappa are made with kappa.create_view() and listed in kappa.views.")));
 	return view;
+}
+
+/*
+ * A rebuild that switches replaces the live version, and locks its definition
+ * for that: once we have the lock it stays what it is.
+ */
+KappaVersion *
+kappa_view_lock_live_version(Oid relid)
+{
+	for (;;)
+	{
+		KappaView *view = kappa_catalog_get_view(relid);
+		KappaVersion *version = kappa_catalog_get_version(relid, view->version);
+
+		if (version == NULL)
+			elog(ERROR, "view \"%s\" has no version %d", get_rel_name(relid), view->version);
+		if (OidIsValid(version->definition))
+			LockRelationOid(version->definition, AccessShareLock);
+		if (OidIsValid(version->source))
+			LockRelationOid(version->source, AccessShareLock);
+		if (kappa_catalog_get_view(relid)->version != version->version)
+			continue;
+
+		if (IsolationUsesXactSnapshot() && OidIsValid(version->definition) &&
+			get_rel_name(version->definition) == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("view \"%s\" was rebuilt after this transaction began",
+							get_rel_name(relid))));
+		return version;
+	}
 }
 
 /* ---- where a view starts ---- */

@@ -27,6 +27,13 @@ extern void kappa_view_require_preload(void);
 extern KappaView *kappa_view_require_owned(Oid relid, LOCKMODE lockmode);
 
 /*
+ * The live version of a view, locked so that it stays that until the end of
+ * the transaction.  The caller holds a lock on the view.  Throws 40001 if the
+ * transaction's snapshot is too old to see it.
+ */
+extern KappaVersion *kappa_view_lock_live_version(Oid relid);
+
+/*
  * Create what a version needs beside its target: definition and companion,
  * and the rows that are there before any message.  Acts as the current user,
  * who must be the owner of the view.  Nothing is put into kappa's tables.
