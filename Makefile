@@ -66,6 +66,7 @@ OBJS = \
 	src/rebuild_columns.o \
 	src/rebuild_commands.o \
 	src/rebuild_diff.o \
+	src/rebuild_previous.o \
 	src/rebuild_run.o \
 	src/rebuild_switch.o \
 	src/restore.o \

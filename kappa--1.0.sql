@@ -57,18 +57,20 @@ CREATE TABLE kappa.view_version (
     settings text[] NOT NULL,
     source_views text,
     key_columns text[] NOT NULL,
+    kept_until timestamptz,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     PRIMARY KEY (view, version)
 );
-COMMENT ON TABLE kappa.view_version IS 'one row for each version of a view: the live one, and one that a rebuild is filling';
+COMMENT ON TABLE kappa.view_version IS 'one row for each version of a view: the live one, one that a rebuild is filling, the one before the last switch while it is kept';
 COMMENT ON COLUMN kappa.view_version.definition IS 'the SQL view in kappa_state that is the query; null after it was dropped';
 COMMENT ON COLUMN kappa.view_version.source IS 'the foreign table that the query reads';
-COMMENT ON COLUMN kappa.view_version.target IS 'the table that is written: the view itself, or the shadow of a rebuild';
+COMMENT ON COLUMN kappa.view_version.target IS 'the table that is written: the view itself, or one in kappa_state';
 COMMENT ON COLUMN kappa.view_version.companion IS 'the table in kappa_state with what the visible columns cannot carry; null if nothing';
 COMMENT ON COLUMN kappa.view_version.fingerprint IS 'what the foreign table meant when the version was made';
 COMMENT ON COLUMN kappa.view_version.settings IS 'configuration parameters that the meaning depends on, name=value';
 COMMENT ON COLUMN kappa.view_version.source_views IS 'what the query meant when the version was made, as a hash, if it reads the topic through SQL views; null if not';
 COMMENT ON COLUMN kappa.view_version.key_columns IS 'the columns of the view that tell its rows apart; empty if none do';
+COMMENT ON COLUMN kappa.view_version.kept_until IS 'of a previous version: when it is dropped, infinity for with the next rebuild; null of others';
 
 CREATE TABLE kappa.position (
     view regclass,
@@ -130,6 +132,7 @@ CREATE TABLE kappa.rebuild_run (
     waiting_for integer,
     messages bigint NOT NULL DEFAULT 0,
     messages_total bigint,
+    keep_previous integer NOT NULL,
     started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     replayed_at timestamptz,
     finished_at timestamptz,
@@ -142,6 +145,7 @@ COMMENT ON COLUMN kappa.rebuild_run.switch IS 'how the new rows get into the tab
 COMMENT ON COLUMN kappa.rebuild_run.phase IS 'replaying, building indexes, catching up, waiting for old snapshots, waiting for switch_rebuild, switching, done, cancelled, failed';
 COMMENT ON COLUMN kappa.rebuild_run.waiting_for IS 'process whose snapshot or lock is waited for';
 COMMENT ON COLUMN kappa.rebuild_run.replayed_at IS 'when the end of the log was reached first';
+COMMENT ON COLUMN kappa.rebuild_run.keep_previous IS 'kappa.keep_previous when it began, in seconds';
 COMMENT ON COLUMN kappa.rebuild_run.messages_total IS 'messages between the start and the end of the log when the rebuild began, by offsets';
 
 CREATE TABLE kappa.fill (
@@ -405,7 +409,7 @@ COMMENT ON VIEW kappa.stat_views IS 'counters of each view since the server star
 
 CREATE VIEW kappa.events AS
 SELECT id, at, view, view_name, event, version, sqlstate, detail FROM kappa.event;
-COMMENT ON VIEW kappa.events IS 'what happened to views: created, paused, resumed, failed, recovered, restarted, stopped, sought, replayed, switched, healed, dropped';
+COMMENT ON VIEW kappa.events IS 'what happened to views: created, paused, resumed, failed, recovered, restarted, stopped, sought, replayed, switched, healed, forgotten, dropped';
 
 GRANT SELECT ON kappa.views, kappa.offsets, kappa.stat_views, kappa.events TO PUBLIC;
 
@@ -428,6 +432,14 @@ COMMENT ON FUNCTION kappa.switch_rebuild(regclass) IS 'let a rebuild that was be
 CREATE FUNCTION kappa.cancel_rebuild(view regclass) RETURNS void
 AS 'MODULE_PATHNAME', 'kappa_sql_cancel_rebuild' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION kappa.cancel_rebuild(regclass) IS 'give up a rebuild; the view goes on as it is';
+
+CREATE FUNCTION kappa.rollback_view(view regclass) RETURNS bigint
+AS 'MODULE_PATHNAME', 'kappa_sql_rollback_view' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.rollback_view(regclass) IS 'bring back the version before the last switch, which has been kept live; returns its number';
+
+CREATE FUNCTION kappa.drop_previous(view regclass) RETURNS void
+AS 'MODULE_PATHNAME', 'kappa_sql_drop_previous' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.drop_previous(regclass) IS 'do not keep the version before the last switch any longer';
 
 CREATE FUNCTION kappa.wait_for_rebuild(view regclass, timeout interval DEFAULT '1 hour') RETURNS boolean
 AS 'MODULE_PATHNAME', 'kappa_sql_wait_for_rebuild' LANGUAGE C VOLATILE STRICT;

@@ -273,6 +273,7 @@ kappa_apply_open(Oid view, int32 version_number)
 	applier->owner = row->owner;
 	applier->target = version->target;
 	applier->live = version->live;
+	applier->kept_until = version->kept_until;
 	applier->own->version = version;
 	applier->own->valid = true;
 	load_definition(applier);

@@ -39,9 +39,10 @@ struct KappaApplier
 	Oid target;
 	char *topic;
 	bool changelog;
-	bool live;          /* false: a rebuild's shadow */
-	Bitmapset *columns; /* attribute numbers of relid that the statements read */
-	bool outdated;      /* set where kappa_apply_batch throws because of it: open it again */
+	bool live;              /* false: a rebuild's shadow, or a previous version */
+	TimestampTz kept_until; /* of a previous version; 0 of others */
+	Bitmapset *columns;     /* attribute numbers of relid that the statements read */
+	bool outdated;          /* set where kappa_apply_batch throws because of it: open it again */
 
 	/* Position; arrays of npartitions, owned by the applier. */
 	int npartitions;

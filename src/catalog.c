@@ -326,7 +326,8 @@ get_names(HeapTuple row, int column, MemoryContext context)
 
 #define VERSION_COLUMNS \
 	"n.view, n.version, n.definition, n.source, n.target, n.companion," \
-	" n.fingerprint, n.settings, n.version = v.version, n.source_views, n.key_columns"
+	" n.fingerprint, n.settings, n.version = v.version, n.source_views, n.key_columns," \
+	" n.kept_until"
 
 static KappaVersion *
 read_version(HeapTuple row, MemoryContext context)
@@ -344,7 +345,28 @@ read_version(HeapTuple row, MemoryContext context)
 	version->live = get_bool(row, 9);
 	version->source_views = get_text(row, 10, context);
 	version->key = get_names(row, 11, context);
+	version->kept_until = get_int8(row, 12); /* a timestamptz is an int64 */
 	return version;
+}
+
+int32
+kappa_catalog_get_latest_number(Oid view)
+{
+	KappaCatalogScope scope;
+	Oid types[] = { OIDOID };
+	Datum values[] = { ObjectIdGetDatum(view) };
+	int32 number = 0;
+
+	kappa_catalog_enter(&scope);
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (SPI_execute_with_args("SELECT version FROM kappa.view WHERE view = $1",
+							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kappa.view");
+	if (SPI_processed == 1)
+		number = get_int(SPI_tuptable->vals[0], 1);
+	PopActiveSnapshot();
+	kappa_catalog_leave(&scope);
+	return number;
 }
 
 KappaVersion *

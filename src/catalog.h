@@ -44,15 +44,16 @@ typedef struct KappaVersion
 {
 	Oid view;
 	int32 version;
-	Oid definition;     /* the SQL view in kappa_state; InvalidOid if it was dropped */
-	Oid source;         /* the foreign table */
-	Oid target;         /* the table written to: the view, or a rebuild's shadow */
-	Oid companion;      /* InvalidOid if the version needs none */
-	List *key;          /* of C strings: the columns that tell rows apart; NIL if none do */
-	char *fingerprint;  /* kappa_options_fingerprint when it was made */
-	List *settings;     /* of KappaSetting */
-	char *source_views; /* kappa_definition_hash_sources when it was made, or NULL */
-	bool live;          /* the view's present version */
+	Oid definition;         /* the SQL view in kappa_state; InvalidOid if it was dropped */
+	Oid source;             /* the foreign table */
+	Oid target;             /* the table written to: the view, or a rebuild's shadow */
+	Oid companion;          /* InvalidOid if the version needs none */
+	List *key;              /* of C strings: the columns that tell rows apart; NIL if none do */
+	char *fingerprint;      /* kappa_options_fingerprint when it was made */
+	List *settings;         /* of KappaSetting */
+	char *source_views;     /* kappa_definition_hash_sources when it was made, or NULL */
+	bool live;              /* the view's present version */
+	TimestampTz kept_until; /* of a previous version that is kept live; 0 of others */
 } KappaVersion;
 
 /* A configuration parameter that a version's meaning depends on. */
@@ -86,6 +87,12 @@ extern bool kappa_catalog_get_status(Oid view, char **state, char **reason);
  */
 extern KappaView *kappa_catalog_lock_view(Oid view);
 extern KappaVersion *kappa_catalog_get_version(Oid view, int32 version);
+
+/*
+ * The number of a view's live version as committed, which the transaction's
+ * snapshot may be too old to see; 0 if there is no such view.
+ */
+extern int32 kappa_catalog_get_latest_number(Oid view);
 
 /* All versions of a view, of KappaVersion. */
 extern List *kappa_catalog_list_versions(Oid view);

@@ -32,12 +32,15 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	return pg_database_ownercheck(objectid, roleid);
 }
 
-/* And one for the privileges on it; kappa asks for functions. */
+/* And one for the privileges on it; kappa asks for functions and schemas. */
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 
 static inline AclResult
 object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
 {
+	if (classid == NamespaceRelationId)
+		return pg_namespace_aclcheck(objectid, roleid, mode);
 	Assert(classid == ProcedureRelationId);
 	return pg_proc_aclcheck(objectid, roleid, mode);
 }

@@ -36,6 +36,7 @@ int kappa_fetch_buffer;
 int kappa_connect_timeout;
 int kappa_metadata_interval;
 int kappa_retry_max_delay;
+int kappa_keep_previous;
 
 extern PGDLLEXPORT void _PG_init(void);
 
@@ -86,6 +87,16 @@ define_replay_settings(void)
 }
 
 static void
+define_rebuild_settings(void)
+{
+	DefineCustomIntVariable("kappa.keep_previous",
+							"Sets how long the version before a rebuild is kept live, for kappa.rollback_view().",
+							"0 does not keep it, -1 keeps it until the next rebuild.  The session that begins the rebuild decides.",
+							&kappa_keep_previous, 3600, -1, INT_MAX,
+							PGC_USERSET, GUC_UNIT_S, NULL, NULL, NULL);
+}
+
+static void
 define_batch_settings(void)
 {
 	DefineCustomIntVariable("kappa.batch_rows",
@@ -130,6 +141,7 @@ _PG_init(void)
 {
 	define_process_settings();
 	define_replay_settings();
+	define_rebuild_settings();
 	define_batch_settings();
 	define_kafka_settings();
 	if (process_shared_preload_libraries_in_progress)

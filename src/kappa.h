@@ -55,5 +55,6 @@ extern int kappa_fetch_buffer;      /* kB, prefetched by one consumer */
 extern int kappa_connect_timeout;   /* ms */
 extern int kappa_metadata_interval; /* ms */
 extern int kappa_retry_max_delay;   /* ms */
+extern int kappa_keep_previous;     /* s; 0: not at all, -1: until the next rebuild */
 
 #endif /* KAPPA_H */

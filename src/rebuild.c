@@ -39,6 +39,7 @@
 #include "definition.h"
 #include "rebuild.h"
 #include "rebuild_commands.h"
+#include "rebuild_previous.h"
 #include "rebuild_run.h"
 #include "rebuild_switch.h"
 #include "shmem.h"
@@ -53,6 +54,10 @@
 #define MAX_SNAPSHOT_DELAY_MS 500
 #define MIN_LOCK_DELAY_MS 100
 #define MAX_LOCK_DELAY_MS 5000
+#define MAX_KEEP_DELAY_MS 3600000
+
+/* A live version that has failed so often in a row is not waited for. */
+#define MAX_FAILURES 3
 
 /* What this process knows of a rebuild; lives in a context of its own. */
 typedef struct Rebuild
@@ -103,6 +108,20 @@ forget_rebuild(Rebuild *rebuild)
 {
 	rebuilds = list_delete_ptr(rebuilds, rebuild);
 	MemoryContextDelete(rebuild->context);
+}
+
+void
+kappa_rebuild_forget(Oid view)
+{
+	ListCell *lc;
+
+	foreach(lc, list_copy(rebuilds))
+	{
+		Rebuild *rebuild = lfirst(lc);
+
+		if (rebuild->view == view)
+			forget_rebuild(rebuild);
+	}
 }
 
 /* ---- reporting ---- */
@@ -256,6 +275,23 @@ get_run(const Rebuild *rebuild, KappaView **view, KappaRebuildRun **run)
 }
 
 /*
+ * Note which snapshots are there, if that has not been done since the two
+ * versions stand together.
+ */
+static void
+note_snapshots(Rebuild *rebuild)
+{
+	MemoryContext old;
+
+	if (rebuild->snapshots != NULL)
+		return;
+	old = MemoryContextSwitchTo(rebuild->context);
+	rebuild->snapshots = kappa_swap_get_snapshots();
+	rebuild->delay_ms = 0;
+	MemoryContextSwitchTo(old);
+}
+
+/*
  * Wait for snapshots that were taken before the two versions stood together.
  * True when there is none.
  */
@@ -265,14 +301,7 @@ snapshots_gone(Rebuild *rebuild, const KappaApplier *shadow)
 	LOCKTAG waiters;
 	int pid;
 
-	if (rebuild->snapshots == NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(rebuild->context);
-
-		rebuild->snapshots = kappa_swap_get_snapshots();
-		rebuild->delay_ms = 0;
-		MemoryContextSwitchTo(old);
-	}
+	note_snapshots(rebuild);
 	kappa_rebuild_waiters_tag(rebuild->view, &waiters);
 	if (kappa_swap_snapshots_gone(rebuild->snapshots, &waiters, &pid))
 		return true;
@@ -311,12 +340,28 @@ choose_kind(const Rebuild *rebuild, const KappaRebuildRun *run)
 }
 
 /*
+ * The live version does not move, or fails time and again: a new version, made
+ * perhaps because of that, is not to wait until it stands with it.
+ */
+static bool
+stands_alone(const KappaView *view)
+{
+	KappaViewStatus status;
+
+	if (view->state != KAPPA_VIEW_RUNNING)
+		return view->state == KAPPA_VIEW_STOPPED;
+	return kappa_shmem_get_view(view->view, view->version, &status) &&
+		   status.state == KAPPA_RUN_RETRYING && status.failures >= MAX_FAILURES;
+}
+
+/*
  * Try to switch, in the present transaction.  What was known of the rebuild
  * may have changed since it was looked at: then nothing is done, and all is
- * looked at again (KAPPA_SWITCH_CHANGED).
+ * looked at again (KAPPA_SWITCH_CHANGED).  *previous is the version that was
+ * live, if it is kept; else 0.
  */
 static KappaSwitchResult
-try_switch(const Rebuild *rebuild, const KappaApplier *shadow, bool alone)
+try_switch(const Rebuild *rebuild, const KappaApplier *shadow, bool alone, int32 *previous)
 {
 	KappaVersion *from;
 	KappaVersion *to;
@@ -325,8 +370,9 @@ try_switch(const Rebuild *rebuild, const KappaApplier *shadow, bool alone)
 	KappaSwitchResult result;
 	int blocker = 0;
 
+	*previous = 0;
 	if (!get_run(rebuild, &view, &run) ||
-		(view->state == KAPPA_VIEW_STOPPED) != alone)
+		(alone ? !stands_alone(view) : view->state == KAPPA_VIEW_STOPPED))
 		return KAPPA_SWITCH_CHANGED;
 	from = kappa_catalog_get_version(view->view, view->version);
 	to = kappa_catalog_get_version(view->view, rebuild->version);
@@ -338,9 +384,26 @@ try_switch(const Rebuild *rebuild, const KappaApplier *shadow, bool alone)
 	kappa_rebuild_run_report(rebuild->view, rebuild->version, KAPPA_PHASE_SWITCHING,
 							 count_messages(shadow), blocker);
 	if (result == KAPPA_SWITCH_DONE)
+	{
 		kappa_rebuild_run_finish(rebuild->view, rebuild->version,
 								 KAPPA_PHASE_DONE, NULL);
+		if (kappa_catalog_get_version(view->view, from->version) != NULL)
+			*previous = from->version;
+	}
 	return result;
+}
+
+/*
+ * The two versions have changed places, and still stand together: what is known
+ * of snapshots holds for the way back.
+ */
+static void
+turn_around(Rebuild *rebuild, int32 previous)
+{
+	rebuild->version = previous;
+	rebuild->phase = NULL;
+	rebuild->prepared = false;
+	rebuild->next_look = 0;
 }
 
 /* All is ready: switch now, or say when to try again. */
@@ -348,15 +411,19 @@ static KappaRebuildAction
 switch_version(Rebuild *rebuild, const KappaApplier *shadow, bool alone, int *delay_ms)
 {
 	KappaSwitchResult result;
+	int32 previous;
 
 	StartTransactionCommand();
-	result = try_switch(rebuild, shadow, alone);
+	result = try_switch(rebuild, shadow, alone, &previous);
 	CommitTransactionCommand();
 	switch (result)
 	{
 		case KAPPA_SWITCH_DONE:
 			kappa_shmem_announce_change();
-			forget_rebuild(rebuild);
+			if (previous != 0 && !alone)
+				turn_around(rebuild, previous);
+			else
+				forget_rebuild(rebuild);
 			return KAPPA_REBUILD_RELOAD;
 		case KAPPA_SWITCH_CHANGED:
 			rebuild->prepared = false;
@@ -374,7 +441,7 @@ switch_version(Rebuild *rebuild, const KappaApplier *shadow, bool alone, int *de
 
 /*
  * The shadow is ready and stands where the view does (or the view stands
- * still: alone).
+ * still, or fails: alone).
  */
 static KappaRebuildAction
 finish(Rebuild *rebuild, const KappaApplier *shadow, const KappaRebuildRun *run,
@@ -420,13 +487,16 @@ advance(Rebuild *rebuild, const KappaApplier *shadow, bool joined, int *delay_ms
 	{
 		rebuild->prepared = true;
 		if (prepare_shadow(rebuild, shadow, run))
+		{
+			forget_snapshots(rebuild);
 			report(rebuild, shadow, KAPPA_PHASE_CATCHING_UP, 0);
+		}
 		*delay_ms = 0;
 		return KAPPA_REBUILD_CONTINUE;
 	}
 	if (view->state == KAPPA_VIEW_PAUSED)
 		return KAPPA_REBUILD_CONTINUE;
-	if (!joined && view->state == KAPPA_VIEW_RUNNING)
+	if (!joined && view->state == KAPPA_VIEW_RUNNING && !stands_alone(view))
 	{
 		forget_snapshots(rebuild);
 		report(rebuild, shadow, KAPPA_PHASE_CATCHING_UP, 0);
@@ -457,6 +527,34 @@ take_step(const KappaApplier *shadow, const KappaApplier *live, bool caught_up,
 	return advance(rebuild, shadow, live != NULL, delay_ms);
 }
 
+/* ---- previous versions ---- */
+
+/*
+ * A previous version stays with the live one, and is dropped when its time is
+ * over.  Called after each batch, so it looks at no table.
+ */
+static KappaRebuildAction
+keep(const KappaApplier *kept, const KappaApplier *live, bool caught_up, int *delay_ms)
+{
+	Rebuild *rebuild = find_rebuild(kept);
+	long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), kept->kept_until);
+
+	if (left <= 0)
+	{
+		StartTransactionCommand();
+		(void) kappa_previous_drop(kept->view, "its time is over");
+		CommitTransactionCommand();
+		forget_rebuild(rebuild);
+		return KAPPA_REBUILD_RELOAD;
+	}
+	*delay_ms = Min(left, MAX_KEEP_DELAY_MS);
+	if (live != NULL && same_position(kept, live))
+		note_snapshots(rebuild);
+	else
+		forget_snapshots(rebuild);
+	return live == NULL && caught_up ? KAPPA_REBUILD_JOIN : KAPPA_REBUILD_CONTINUE;
+}
+
 /* ---- errors ---- */
 
 bool
@@ -484,7 +582,8 @@ kappa_rebuild_fail(Oid view, int32 version, const char *error)
 		return;
 	kappa_rebuild_run_finish(view, version, KAPPA_PHASE_FAILED, error);
 	kappa_catalog_add_event(view, "failed", version, NULL,
-							psprintf("rebuild: %s", error));
+							psprintf("%s: %s", row->kept_until != 0 ? "previous version" : "rebuild",
+									 error));
 }
 
 KappaRebuildAction
@@ -501,7 +600,10 @@ kappa_rebuild_step(KappaApplier *shadow, KappaApplier *live, bool caught_up,
 
 	PG_TRY();
 	{
-		action = take_step(shadow, live, caught_up, delay_ms);
+		if (shadow->kept_until != 0)
+			action = keep(shadow, live, caught_up, delay_ms);
+		else
+			action = take_step(shadow, live, caught_up, delay_ms);
 	}
 	PG_CATCH();
 	{

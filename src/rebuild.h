@@ -29,9 +29,10 @@ typedef enum KappaRebuildAction
 } KappaRebuildAction;
 
 /*
- * Take a rebuild a step further.  A worker calls this for each applier that is
- * not live, after every batch and whenever the delay has passed, outside any
- * transaction; it begins and ends transactions of its own.
+ * Take a rebuild a step further, or see to a previous version.  A worker calls
+ * this for each applier that is not live, after every batch and whenever the
+ * delay has passed, outside any transaction; it begins and ends transactions of
+ * its own.
  *
  * live is the applier of the view's live version if the same worker holds it,
  * so that both move in the same transactions; else NULL.  caught_up: the shadow
@@ -49,9 +50,15 @@ extern KappaRebuildAction kappa_rebuild_step(KappaApplier *shadow, KappaApplier 
 											 bool caught_up, int *delay_ms);
 
 /*
+ * A version of a view leaves this worker: forget which snapshots are older
+ * than the moment at which its versions stood together.
+ */
+extern void kappa_rebuild_forget(Oid view);
+
+/*
  * End a rebuild because of an error that will not pass (ERRCODE_KAPPA_STOP
- * from a version that is not live).  The view itself goes on.  Needs a
- * transaction.
+ * from a version that is not live), or drop a previous version for it.  The
+ * view itself goes on.  Needs a transaction.
  */
 extern void kappa_rebuild_fail(Oid view, int32 version, const char *error);
 

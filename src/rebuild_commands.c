@@ -32,6 +32,7 @@
 #include "kafka_admin.h"
 #include "rebuild_columns.h"
 #include "rebuild_commands.h"
+#include "rebuild_previous.h"
 #include "rebuild_run.h"
 #include "rebuild_switch.h"
 #include "shmem.h"
@@ -171,7 +172,7 @@ choose_version(const KappaView *view)
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("view \"%s\" is being rebuilt already", get_rel_name(view->view)),
 				 errhint("Wait with kappa.wait_for_rebuild(), or give it up with kappa.cancel_rebuild().")));
-	return Max(view->version, run == NULL ? 0 : run->version) + 1;
+	return kappa_history_get_last(view->view) + 1;
 }
 
 static void
@@ -206,9 +207,8 @@ make_settings(const List *settings)
 	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
-/* New tables go where the view's table is. */
-static void
-use_tablespace_of(Oid relid)
+void
+kappa_rebuild_use_tablespace_of(Oid relid)
 {
 	Oid tablespace = get_rel_tablespace(relid);
 
@@ -272,7 +272,7 @@ create_version(const KappaView *view, const char *text, const KappaShape *shape,
 	Oid shadow;
 
 	kappa_definition_enter_owner(&scope, view->owner, settings);
-	use_tablespace_of(view->view);
+	kappa_rebuild_use_tablespace_of(view->view);
 	shadow = kappa_columns_create_shadow(view, shape, psprintf("v%d_rows", number));
 	kappa_definition_depend(shadow, view->view);
 	version = kappa_view_create_version(text, shape, view->view, shadow, number);
@@ -280,12 +280,8 @@ create_version(const KappaView *view, const char *text, const KappaShape *shape,
 	return version;
 }
 
-/*
- * How to switch: as asked for, or by rows where the exchange of files would
- * be missed by somebody or is not possible.
- */
-static const char *
-choose_switch(const KappaView *view, Oid shadow, const char *asked)
+const char *
+kappa_rebuild_choose_switch(const KappaView *view, Oid shadow, const char *asked)
 {
 	const char *difference = kappa_swap_get_difference(view->view, shadow);
 	const char *reason = kappa_rebuild_needs_rows(view->view);
@@ -358,6 +354,7 @@ begin_rebuild(const KappaView *view, const KappaVersion *from, const KappaShape 
 	int64 *start;
 	int npartitions;
 
+	(void) kappa_previous_drop(view->view, "for a rebuild");
 	if (strcmp(position->topic, table->topic) != 0)
 		position->npartitions = 0; /* the foreign table was altered: another log */
 	log = read_log(table, view->owner);
@@ -368,7 +365,7 @@ begin_rebuild(const KappaView *view, const KappaVersion *from, const KappaShape 
 	kappa_view_insert_version(version, stored, table->topic, start, npartitions);
 	kappa_history_begin(view->view, number, missing);
 	kappa_rebuild_run_insert(view->view, number, asked,
-							 choose_switch(view, version->target, asked),
+							 kappa_rebuild_choose_switch(view, version->target, asked),
 							 count_total(start, npartitions, log));
 	kappa_shmem_wake_at_commit();
 	return number;

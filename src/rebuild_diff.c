@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * rebuild_diff.c
- *	  Look at a view's next version, and compare it with the present one
+ *	  Look at a view's next or previous version, and compare it with the present one
  *
  * A version that has joined the live one's worker moves in the same
  * transactions, so one snapshot shows the rows of both at the same offsets:
@@ -24,6 +24,7 @@
 #include "utils/snapmgr.h"
 
 #include "definition.h"
+#include "rebuild_previous.h"
 #include "rebuild_run.h"
 #include "verify_query.h"
 #include "view_commands.h"
@@ -66,33 +67,36 @@ kappa_sql_version_table(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("view \"%s\" has no version %d", get_rel_name(relid), number),
 				 errdetail("Its live version is %d.", kappa_catalog_get_view(relid)->version),
-				 errhint("A rebuild's version is there from kappa.rebuild() to the switch; kappa.rebuilds shows its number.")));
+				 errhint("A rebuild's version is there from kappa.rebuild() on, and the one before the switch for kappa.keep_previous.")));
 	PG_RETURN_OID(version->target);
 }
 
 /* ---- what is compared ---- */
 
 /*
- * The version of the rebuild under way, whose table is locked, so that it is
- * neither switched nor dropped until the end of the transaction.
+ * The version of the rebuild under way, or else the previous one, whose table
+ * is locked, so that it is neither switched nor dropped until the end of the
+ * transaction.
  */
 static KappaVersion *
-lock_next_version(Oid view)
+lock_other_version(Oid view)
 {
 	KappaRebuildRun *run = kappa_rebuild_run_get(view);
-	KappaVersion *version = NULL;
+	KappaVersion *version;
 
 	if (run != NULL && !run->finished)
 		version = kappa_catalog_get_version(view, run->version);
+	else
+		version = kappa_previous_get(view);
 	if (version != NULL)
 	{
 		LockRelationOid(version->target, AccessShareLock);
-		version = kappa_catalog_get_version(view, run->version);
+		version = kappa_catalog_get_version(view, version->version);
 	}
 	if (version == NULL || version->live)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("view \"%s\" is not being rebuilt", get_rel_name(view)),
+				 errmsg("view \"%s\" is not being rebuilt, and has no previous version", get_rel_name(view)),
 				 errhint("kappa.rebuild() with switch => 'manual' makes a version that waits to be compared.")));
 	if (!OidIsValid(version->definition))
 		ereport(ERROR,
@@ -127,7 +131,9 @@ report_different_offsets(const Diff *diff, const char *detail)
 					diff->old->version, diff->new->version, diff->name),
 			 errdetail("%s", detail),
 			 diff->view->state != KAPPA_VIEW_RUNNING
-				 ? errhint("The view does not run, and so does not move with its next version.  Call kappa.resume_view() if it is only paused.")
+				 ? errhint("The view does not run, and so does not move with its other version.  Call kappa.resume_view() if it is only paused.")
+			 : diff->old->kept_until != 0
+				 ? errhint("kappa.events tells whether one of them has failed.")
 				 : errhint("They do from the phase \"waiting for switch_rebuild\" of kappa.rebuilds on, which comes with switch => 'manual'.")));
 }
 
@@ -285,14 +291,18 @@ begin_diff(Oid relid)
 {
 	Diff *diff = palloc0(sizeof(Diff));
 	KappaComparison *rows = &diff->comparison.rows;
+	KappaVersion *other;
+	KappaVersion *live;
 	KappaShape *old;
 	KappaShape *new;
 
 	diff->view = kappa_view_require_owned(relid, AccessShareLock);
 	diff->name = get_rel_name(relid);
-	diff->new = lock_next_version(relid);
-	diff->old = kappa_view_lock_live_version(relid);
-	if (!OidIsValid(diff->old->definition))
+	other = lock_other_version(relid);
+	live = kappa_view_lock_live_version(relid);
+	diff->old = other->kept_until != 0 ? other : live;
+	diff->new = other->kept_until != 0 ? live : other;
+	if (!OidIsValid(live->definition))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("definition of view \"%s\" was dropped", diff->name)));

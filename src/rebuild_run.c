@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 
 #include "catalog.h"
+#include "kappa.h"
 #include "rebuild_run.h"
 
 /* Run one statement as kappa.  Returns the number of rows that it changed. */
@@ -63,7 +64,8 @@ kappa_rebuild_run_get(Oid view)
 	kappa_catalog_enter(&scope);
 	if (SPI_execute_with_args("SELECT version, asked, switch, phase, error,"
 							  " finished_at IS NOT NULL,"
-							  " coalesce(r.xmin = pg_current_xact_id_if_assigned()::xid, false)"
+							  " coalesce(r.xmin = pg_current_xact_id_if_assigned()::xid, false),"
+							  " keep_previous"
 							  " FROM kappa.rebuild_run r WHERE view = $1"
 							  " ORDER BY version DESC LIMIT 1",
 							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
@@ -81,6 +83,8 @@ kappa_rebuild_run_get(Oid view)
 		run->error = get_text(5, context);
 		run->finished = get_bool(6);
 		run->uncommitted = get_bool(7);
+		run->keep_previous = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
+														 SPI_tuptable->tupdesc, 8, &isnull));
 	}
 	kappa_catalog_leave(&scope);
 	return run;
@@ -90,8 +94,8 @@ void
 kappa_rebuild_run_insert(Oid view, int32 version, const char *asked,
 						 const char *switch_kind, int64 messages_total)
 {
-	Oid types[] = { OIDOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, INT8OID };
-	Datum values[6];
+	Oid types[] = { OIDOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, INT8OID, INT4OID };
+	Datum values[7];
 
 	values[0] = ObjectIdGetDatum(view);
 	values[1] = Int32GetDatum(version);
@@ -99,11 +103,12 @@ kappa_rebuild_run_insert(Oid view, int32 version, const char *asked,
 	values[3] = CStringGetTextDatum(switch_kind);
 	values[4] = CStringGetTextDatum(KAPPA_PHASE_REPLAYING);
 	values[5] = Int64GetDatum(messages_total);
+	values[6] = Int32GetDatum(kappa_keep_previous);
 	(void) execute("WITH d AS (DELETE FROM kappa.rebuild_run WHERE view = $1)"
 				   " INSERT INTO kappa.rebuild_run"
-				   " (view, version, asked, switch, phase, messages_total)"
-				   " VALUES ($1, $2, $3, $4, $5, $6)",
-				   6, types, values, NULL);
+				   " (view, version, asked, switch, phase, messages_total, keep_previous)"
+				   " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+				   7, types, values, NULL);
 }
 
 void

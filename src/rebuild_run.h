@@ -40,15 +40,19 @@ typedef struct KappaRebuildRun
 	char *asked;       /* one of the four KAPPA_SWITCH_... */
 	char *switch_kind; /* KAPPA_SWITCH_STORAGE or KAPPA_SWITCH_ROWS */
 	char *phase;
-	char *error;      /* NULL unless failed */
-	bool finished;    /* done, cancelled or failed */
-	bool uncommitted; /* begun in this transaction */
+	char *error;       /* NULL unless failed */
+	int keep_previous; /* kappa.keep_previous when it began */
+	bool finished;     /* done, cancelled or failed */
+	bool uncommitted;  /* begun in this transaction */
 } KappaRebuildRun;
 
 /* The present or else the last rebuild of a view; NULL if there was none.  palloc'd. */
 extern KappaRebuildRun *kappa_rebuild_run_get(Oid view);
 
-/* Record the beginning of a rebuild, and forget the one before. */
+/*
+ * Record the beginning of a rebuild, under the present kappa.keep_previous, and
+ * forget the one before.
+ */
 extern void kappa_rebuild_run_insert(Oid view, int32 version, const char *asked,
 									 const char *switch_kind, int64 messages_total);
 

@@ -33,6 +33,7 @@
 #include "fill_run.h"
 #include "guard.h"
 #include "rebuild_columns.h"
+#include "rebuild_previous.h"
 #include "rebuild_run.h"
 #include "rebuild_switch.h"
 #include "shmem.h"
@@ -377,6 +378,7 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 	bool storage = strcmp(kind, KAPPA_SWITCH_STORAGE) == 0;
 	bool columns = kappa_columns_differ(view->view, to->target);
 	List *relids = NIL;
+	Oid kept;
 
 	/*
 	 * All that will be dropped is locked before the view's own table:
@@ -395,7 +397,9 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 
 	if (storage && !kappa_swap_indexes_equal(view->view, to->target))
 		return KAPPA_SWITCH_CHANGED;
-	kappa_history_end(view->view, from->version);
+	kept = kappa_previous_prepare(view, from, to, storage);
+	if (!OidIsValid(kept))
+		kappa_history_end(view->view, from->version);
 	if (columns)
 		change_columns(view, to);
 	if (!storage)
@@ -412,10 +416,16 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 	set_live_version(to);
 	note_healed_gaps(view->view, from->version, to->version);
 	kappa_history_switch(view->view, to->version);
-	(void) delete_version_rows(view->view, from->version);
-	kappa_definition_drop_relation(from->definition, DROP_RESTRICT);
-	kappa_definition_drop_relation(from->companion, DROP_RESTRICT);
-	kappa_definition_drop_relation(to->target, DROP_RESTRICT);
+	if (OidIsValid(kept))
+		kappa_previous_keep(view, from, kept);
+	else
+	{
+		(void) delete_version_rows(view->view, from->version);
+		kappa_definition_drop_relation(from->definition, DROP_RESTRICT);
+		kappa_definition_drop_relation(from->companion, DROP_RESTRICT);
+	}
+	if (kept != to->target)
+		kappa_definition_drop_relation(to->target, DROP_CASCADE);
 	kappa_catalog_add_event(view->view, "switched", to->version, NULL,
 							psprintf("from version %d, by %s", from->version, kind));
 	kappa_shmem_wake_at_commit();

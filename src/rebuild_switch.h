@@ -28,8 +28,9 @@ typedef enum KappaSwitchResult
 
 /*
  * Make the version "to" of a view live instead of "from", in the caller's
- * transaction, which should end soon: rows, kappa's tables, and what belongs
- * to the old version alone is dropped.  The caller sees to it that both stand
+ * transaction, which should end soon: rows, kappa's tables.  The old version is
+ * kept as the previous one (rebuild_previous.h), or what belongs to it alone is
+ * dropped.  The caller sees to it that both stand
  * at the same offsets (or the old one does not run).  kind is one of
  * KAPPA_SWITCH_STORAGE and KAPPA_SWITCH_ROWS.  After anything but DONE the
  * transaction may go on; nothing has changed.  LOCKED: *blocker is a process

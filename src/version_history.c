@@ -49,6 +49,24 @@ kappa_history_begin(Oid view, int32 version, const char *missing)
 			view, version, missing);
 }
 
+int32
+kappa_history_get_last(Oid view)
+{
+	KappaCatalogScope scope;
+	Oid types[] = { OIDOID };
+	Datum values[] = { ObjectIdGetDatum(view) };
+	bool isnull;
+	Datum last;
+
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args("SELECT max(version) FROM kappa.version_history WHERE view = $1",
+							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kappa.version_history");
+	last = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	kappa_catalog_leave(&scope);
+	return isnull ? 0 : DatumGetInt32(last);
+}
+
 void
 kappa_history_switch(Oid view, int32 version)
 {

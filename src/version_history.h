@@ -22,6 +22,9 @@
  */
 extern void kappa_history_begin(Oid view, int32 version, const char *missing);
 
+/* The number of the newest version that a view has had. */
+extern int32 kappa_history_get_last(Oid view);
+
 /* A version has become the live one. */
 extern void kappa_history_switch(Oid view, int32 version);
 

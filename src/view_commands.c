@@ -137,16 +137,13 @@ kappa_view_lock_live_version(Oid relid)
 			LockRelationOid(version->definition, AccessShareLock);
 		if (OidIsValid(version->source))
 			LockRelationOid(version->source, AccessShareLock);
-		if (kappa_catalog_get_view(relid)->version != version->version)
-			continue;
-
-		if (IsolationUsesXactSnapshot() && OidIsValid(version->definition) &&
-			get_rel_name(version->definition) == NULL)
+		if (kappa_catalog_get_latest_number(relid) == version->version)
+			return version;
+		if (IsolationUsesXactSnapshot())
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("view \"%s\" was rebuilt after this transaction began",
 							get_rel_name(relid))));
-		return version;
 	}
 }
 

@@ -166,6 +166,7 @@ static void
 forget_view(KappaServed *served)
 {
 	close_view(served);
+	kappa_rebuild_forget(served->view);
 	kappa_worker_views = list_delete_ptr(kappa_worker_views, served);
 	MemoryContextDelete(served->context);
 }

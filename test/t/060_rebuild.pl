@@ -11,7 +11,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kafka = start_kafka();
-my $node = new_node(conf => "autovacuum_naptime = 1s");
+my $node = new_node(conf => "autovacuum_naptime = 1s\nkappa.keep_previous = 0");
 
 sub clicks
 {

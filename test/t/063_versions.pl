@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kafka = start_kafka();
-my $node = new_node();
+my $node = new_node(conf => 'kappa.keep_previous = 0');
 
 sub run
 {
@@ -135,9 +135,9 @@ my $objects = state_objects();
 
 is(run("SELECT kappa.version_table('per_shop', 1) = 'per_shop'::regclass"), 't', 'the live version is the view itself');
 fails_like($node, "SELECT kappa.version_table('per_shop', 2)",
-	qr/view "per_shop" has no version 2.*live version is 1.*HINT:.*kappa\.rebuilds/s, 'a version that is not there');
+	qr/view "per_shop" has no version 2.*live version is 1.*HINT:.*kappa\.keep_previous/s, 'a version that is not there');
 fails_like($node, "SELECT kappa.version_table('pg_class', 1)", qr/is not a view of kappa/, 'a table that is no view');
-fails_like($node, "SELECT * FROM kappa.diff_rebuild('per_shop')", qr/is not being rebuilt.*HINT:.*manual/s, 'nothing to compare with');
+fails_like($node, "SELECT * FROM kappa.diff_rebuild('per_shop')", qr/is not being rebuilt, and has no previous version.*HINT:.*manual/s, 'nothing to compare with');
 
 begin('per_shop');
 my $table = run("SELECT kappa.version_table('per_shop', 2)");
@@ -264,5 +264,189 @@ $reader->quit;
 is(run("SELECT kappa.wait_for_rebuild('per_shop', '1 min')"), 't', 'then it is switched');
 all_right();
 is(state_objects() =~ s/_v\d+/_v/gr, $objects =~ s/_v\d+/_v/gr, 'nothing is left but what is live');
+
+# ---- The way back. ----
+
+run("ALTER SYSTEM SET kappa.keep_previous = '1h'; SELECT pg_reload_conf()");
+ok(wait_for($node, 'SHOW kappa.keep_previous', '1h'), 'from now on previous versions are kept');
+
+# Begin a rebuild or the way back, and wait for its end.
+sub finish
+{
+	my ($view, $command) = @_;
+
+	my $version = run("SET client_min_messages = error; SELECT kappa.$command('$view')");
+	is(run("SELECT kappa.wait_for_rebuild('$view', '1 min')"), 't', "$command of $view");
+	is(run("SELECT version FROM kappa.views WHERE view = '$view'::regclass"), $version, "version $version of $view is live");
+	return $version;
+}
+
+sub versions
+{
+	my ($view) = @_;
+
+	return "SELECT string_agg(version || CASE WHEN kept_until IS NULL THEN '' ELSE ' kept' END, ', ' ORDER BY version) FROM kappa.view_version WHERE view = '$view'::regclass";
+}
+
+# A test: all versions stand at the same offsets.
+sub together
+{
+	my ($view) = @_;
+
+	return ok( wait_for($node,
+			"SELECT count(*) = 2 AND count(DISTINCT (start_offset, next_offset)) = 1 FROM kappa.position WHERE view = '$view'::regclass"),
+		"the versions of $view stand together");
+}
+
+fails_like($node, "SELECT kappa.rollback_view('per_shop')",
+	qr/has no previous version.*HINT:.*kappa\.keep_previous/s, 'what was not kept does not come back');
+fails_like($node, "SELECT kappa.drop_previous('per_shop')", qr/has no previous version/, 'nor is it dropped');
+
+# What is wrong in the old version, in a row that no later message is about;
+# what a wrong row shows; and how to watch the view, so that it is switched by rows.
+my %wrong = (
+	per_shop => [ "UPDATE per_shop SET n = 1 WHERE shop = 'shop 3'", "SELECT n FROM per_shop WHERE shop = 'shop 3'" ],
+	order_log => [ 'DELETE FROM order_log WHERE id = 3', 'SELECT count(*) FROM order_log WHERE id = 3' ],
+	last_order => [ "UPDATE last_order SET id = 1 WHERE shop = 'shop 3'", "SELECT id FROM last_order WHERE shop = 'shop 3'" ],
+	total => [ 'UPDATE total SET n = n - 7', 'SELECT n - (SELECT count(*) FROM orders) FROM total' ],
+	germans => [ 'DELETE FROM germans WHERE id = 3', 'SELECT count(*) FROM germans WHERE id = 3' ]);
+my $id = 10_000;
+
+sub more
+{
+	produce('orders', [ map { { value => { id => ++$id, shop => 'shop 1', amount => 1, weight => 0.5, note => 'more' } } } 1 .. 50 ]);
+	produce('users', [ { key => 5, value => { name => "user $id", country => 'DE' } } ]);
+	return;
+}
+
+foreach my $way ('storage', 'rows')
+{
+	run('CREATE PUBLICATION watch FOR TABLE ' . join(', ', @views)) if $way eq 'rows';
+	foreach my $view ($way eq 'storage' ? @views : qw(per_shop order_log germans))
+	{
+		my ($change, $look) = @{ $wrong{$view} };
+		my $before = run("SELECT version FROM kappa.views WHERE view = '$view'::regclass");
+		my $identity = "SELECT oid, relacl, (SELECT count(*) FROM pg_index WHERE indrelid = c.oid) FROM pg_class c WHERE oid = '$view'::regclass";
+
+		damage($view, $change);
+		my $shown = run($look);
+		my $same = run($identity);
+		my $after = finish($view, 'rebuild');
+		is(run("SELECT switch FROM kappa.rebuilds WHERE view = '$view'::regclass"), $way, "$view is switched by $way");
+		ok_view($node, $view, as_text => $as_text{$view});
+		is(run(versions($view)), "$before kept, $after", "the version before is kept");
+		more();
+		ok_view($node, $view, as_text => $as_text{$view});
+		together($view);
+		is(run("SELECT count(*) FROM kappa.diff_rebuild('$view')"), 1, 'and can be compared');
+
+		finish($view, 'rollback_view');
+		is(run($look), $shown, "$view is what it was");
+		is(run(versions($view)), "$before, $after kept", 'the other one is kept now');
+		more();
+		is(run("SELECT kappa.wait_for('$view', '30 s')"), 't', 'and follows the log');
+		is(run("SELECT kappa.verify('$view')"), 1, 'wrong in one row only');
+
+		finish($view, 'rollback_view');
+		ok_view($node, $view, as_text => $as_text{$view});
+		is(run($identity), $same, 'the table is the same');
+		together($view);
+		run("SELECT kappa.drop_previous('$view')");
+		is(run(versions($view)), $after, 'one version is left');
+	}
+}
+run('DROP PUBLICATION watch');
+is(state_objects() =~ s/_v\d+/_v/gr, $objects =~ s/_v\d+/_v/gr, 'nothing is left of the versions that were kept');
+is(run("SELECT count(*) FROM kappa.position"), scalar @views, 'nor of their positions');
+
+# An index that is made while a version is kept is there after the way back.
+my $version = finish('order_log', 'rebuild');
+run('CREATE INDEX order_log_id ON order_log (id)');
+finish('order_log', 'rollback_view');
+is( run('SET enable_seqscan = off; EXPLAIN (COSTS OFF) SELECT shop FROM order_log WHERE id = 7') =~ /order_log_id/, 1, 'a later index is used');
+is( run('SET enable_seqscan = off; SELECT shop FROM order_log WHERE id = 7'), 'shop 7', 'and has the rows');
+
+# A reader does not hold up the way back, and sees what it saw.
+finish('per_shop', 'rebuild');
+my $old_rows = run('SELECT sum(n) FROM per_shop');
+$reader = $node->background_psql('postgres');
+$reader->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+more();
+is(run("SELECT kappa.wait_for('per_shop', '30 s')"), 't', 'messages come');
+finish('per_shop', 'rollback_view');
+is($reader->query_safe('SELECT sum(n) FROM per_shop'), $old_rows, 'a snapshot of the versions together does not hold up the way back');
+$reader->query_safe('COMMIT');
+$reader->quit;
+all_right();
+
+# ---- When it ends. ----
+
+# The next rebuild.
+my $next = run("SELECT kappa.rebuild('per_shop', switch => 'manual')");
+is(run(versions('per_shop')) =~ s/\d+, $next/-/r, '-', 'a rebuild drops the previous version');
+fails_like($node, "SELECT kappa.rollback_view('per_shop')", qr/is being rebuilt.*DETAIL:.*drops the previous version/s, 'there is no way back meanwhile');
+run("SELECT kappa.cancel_rebuild('per_shop')");
+
+# Its time.
+run("SET kappa.keep_previous = '1s'; SELECT kappa.rebuild('per_shop'); SELECT kappa.wait_for_rebuild('per_shop')");
+ok(wait_for($node, versions('per_shop'), run("SELECT version FROM kappa.views WHERE view = 'per_shop'::regclass")), 'its time is over, though no message comes');
+is(run("SELECT detail FROM kappa.events WHERE event = 'forgotten' ORDER BY id DESC LIMIT 1"), 'its time is over', 'which is an event');
+run("SET kappa.keep_previous = -1; SELECT kappa.rebuild('per_shop'); SELECT kappa.wait_for_rebuild('per_shop')");
+is(run("SELECT kept_until FROM kappa.view_version WHERE view = 'per_shop'::regclass AND kept_until IS NOT NULL"), 'infinity', 'or it has no limit');
+
+# Others.
+fails_like($node, "SET ROLE other; SELECT kappa.rollback_view('per_shop')", qr/must be owner/, 'only the owner goes back');
+fails_like($node, "SET ROLE other; SELECT kappa.drop_previous('per_shop')", qr/must be owner/, 'or drops it');
+run("SELECT kappa.pause_view('per_shop')");
+fails_like($node, "SELECT kappa.rollback_view('per_shop')", qr/is paused/, 'a paused view does not go back');
+more();
+run("SELECT kappa.resume_view('per_shop')");
+ok_view($node, 'per_shop');
+together('per_shop');
+
+# ---- A crash; then a version that fails, which is what the way back is for. ----
+
+kill_hard($node);
+$node->start;
+finish('per_shop', 'rollback_view');
+ok_view($node, 'per_shop');
+together('per_shop');
+
+# Give the live version another query, as if alter_view had.
+sub spoil
+{
+	my ($view, $from, $to) = @_;
+	my ($name) = run("SELECT definition FROM kappa.view_version JOIN kappa.view v USING (view, version) WHERE view = '$view'::regclass");
+	my $query = run("SELECT pg_get_viewdef('$name')");
+
+	like($query, $from, 'there is something to spoil');
+	$query =~ s/$from/$to/;
+	run("CREATE OR REPLACE VIEW $name AS $query");
+	return;
+}
+
+spoil('per_shop', qr/price\([^)]*\)/, 'price(amount / (amount - 99))');
+produce('orders', [ map { { value => { id => $_, shop => 'shop 2', amount => $_, weight => 1 } } } 98 .. 100 ]);
+ok(wait_for($node, "SELECT state || ': ' || substring(reason, 'division by zero') FROM kappa.views WHERE view = 'per_shop'::regclass", 'retrying: division by zero'), 'a new version fails');
+my $good = finish('per_shop', 'rollback_view');
+ok_view($node, 'per_shop');
+is(run(versions('per_shop')), $good, 'one that did not follow the log is not kept');
+
+finish('per_shop', 'rebuild');
+spoil('per_shop', qr/count\(\*\)/, 'count(id)');
+ok(wait_for($node, "SELECT state FROM kappa.views WHERE view = 'per_shop'::regclass", 'stopped'), 'a new version stops');
+is(finish('per_shop', 'rollback_view'), $good, 'the way back is open');
+ok_view($node, 'per_shop');
+is(run("SELECT state FROM kappa.views WHERE view = 'per_shop'::regclass"), 'running', 'and the view runs again');
+
+# ---- Gone with the view. ----
+
+finish('per_shop', 'rebuild');
+run('DROP TABLE per_shop');
+is(run("SELECT relname FROM pg_class WHERE relname LIKE 'per_shop%'"), '', 'a dropped view takes its previous version along');
+@views = grep { $_ ne 'per_shop' } @views;
+run("SELECT kappa.drop_previous('order_log')");
+all_right();
+is(run("SELECT count(*), (SELECT count(*) FROM kappa.view_version) FROM kappa.position"), '4|4', 'what is left is live');
 
 done_testing();
