@@ -379,6 +379,52 @@ $reader->query_safe('COMMIT');
 $reader->quit;
 all_right();
 
+# ---- Another query. ----
+
+sub columns
+{
+	return run("SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = '$_[0]'::regclass AND attnum > 0 AND NOT attisdropped");
+}
+
+run("SELECT kappa.drop_previous('per_shop')");
+run('CREATE INDEX per_shop_n ON per_shop (n)');
+my $altered = 'SELECT shop, count(*) AS n, sum(price(amount)) + 1 AS amount, sum(weight) AS weight, avg(amount) AS mean, max(id) AS latest FROM orders GROUP BY shop';
+foreach my $way ('storage', 'rows')
+{
+	run("SET client_min_messages = error; SELECT kappa.alter_view('per_shop', '$altered', switch => 'manual')");
+	ok( wait_for($node, "SELECT phase FROM kappa.rebuilds WHERE view = 'per_shop'::regclass", 'waiting for switch_rebuild'),
+		'a version with another query stands beside the live one');
+	is(summary('per_shop'), "same||0|0.0\nchanged||10|100.0\nchanged|amount|10|100.0\nremoved||0|0.0\nadded||0|0.0\ncolumn added|latest||", 'what it changes');
+	run("SELECT kappa.cancel_rebuild('per_shop')");
+
+	my $before = run("SELECT version FROM kappa.views WHERE view = 'per_shop'::regclass");
+	my $version = run("SET client_min_messages = error; SELECT kappa.alter_view('per_shop', '$altered', switch => '$way')");
+	is(run("SELECT kappa.wait_for_rebuild('per_shop', '1 min')"), 't', "another query, by $way");
+	is(columns('per_shop'), 'shop, n, amount, weight, mean, latest', 'has another column');
+	is(run(versions('per_shop')), "$before kept, $version", 'the old one is kept');
+	is(columns(run("SELECT kappa.version_table('per_shop', $before)")), 'shop, n, amount, weight, mean', 'with its columns');
+	is(run("SELECT state FROM kappa.versions WHERE view = 'per_shop'::regclass AND version = $before"), 'previous', 'as kappa.versions says');
+	more();
+	ok_view($node, 'per_shop');
+	together('per_shop');
+	run('CREATE INDEX per_shop_latest ON per_shop (latest)');
+
+	run('CREATE VIEW of_latest AS SELECT latest FROM per_shop');
+	fails_like($node, "SELECT kappa.rollback_view('per_shop')", qr/view public\.of_latest depends on column latest/, 'what depends on the new column is in the way');
+	run('DROP VIEW of_latest');
+	finish('per_shop', 'rollback_view');
+	is(columns('per_shop'), 'shop, n, amount, weight, mean', 'the old columns are back');
+	more();
+	ok_view($node, 'per_shop');
+	is(run(versions('per_shop')), $before, 'the other version has gone with its column');
+	is(run("SELECT string_agg(indexrelid::regclass::text, ', ' ORDER BY 1) FROM pg_index WHERE indrelid = 'per_shop'::regclass AND NOT indisunique"), 'per_shop_n', 'indexes of old columns are there');
+}
+run(q(SET client_min_messages = error; SELECT kappa.alter_view('per_shop', 'SELECT shop, count(*) AS n, sum(price(amount)) AS amount, avg(amount) AS mean FROM orders GROUP BY shop')));
+is(run("SELECT kappa.wait_for_rebuild('per_shop', '1 min')"), 't', 'a query without a column');
+fails_like($node, "SELECT kappa.rollback_view('per_shop')", qr/has no previous version/, 'cannot be taken back: the column is gone');
+ok_view($node, 'per_shop');
+finish('per_shop', 'rebuild');
+
 # ---- When it ends. ----
 
 # The next rebuild.
