@@ -59,7 +59,9 @@ OBJS = \
 	src/kafka_error.o \
 	src/kafka_settings.o \
 	src/kappa.o \
+	src/keyed.o \
 	src/launcher.o \
+	src/place.o \
 	src/process.o \
 	src/progress.o \
 	src/rebuild.o \

@@ -34,12 +34,16 @@
 #include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
 
 #include "append.h"
 #include "apply.h"
 #include "definition.h"
 #include "guard.h"
 #include "kappa.h"
+#include "keyed.h"
+#include "place.h"
+#include "view_delta.h"
 #include "view_plan.h"
 
 /*
@@ -53,16 +57,19 @@ static const int class_limits[] = { 100, 10000 };
 
 struct KappaApplierPrivate
 {
-	bool valid;      /* cleared by invalidation */
-	List *relations; /* OIDs whose invalidation matters */
-	List *lookups;   /* OIDs of ordinary tables that the query reads */
-	List *views;     /* OIDs of SQL views through which it reads the topic */
-	bool appends;    /* rows of the delta are inserted as they are */
+	bool valid;         /* cleared by invalidation */
+	List *relations;    /* OIDs whose invalidation matters */
+	List *lookups;      /* OIDs of ordinary tables that the query reads */
+	List *views;        /* OIDs of SQL views through which it reads the topic */
+	bool appends;       /* rows of the delta are inserted as they are */
+	KappaPlaces places; /* of an aggregate with a companion and a key */
 	KappaVersion *version;
 	MemoryContext statement_context;
 	KappaStatements *statements; /* in statement_context; NULL until needed */
 	SPIPlanPtr merge[NCLASSES];  /* prepared when first needed */
 	SPIPlanPtr append[NCLASSES];
+	SPIPlanPtr find[NCLASSES];
+	SPIPlanPtr place[NCLASSES];
 
 	/* What is stored in kappa.position, and what a transaction has written. */
 	int stored_npartitions;
@@ -211,6 +218,9 @@ load_definition(KappaApplier *applier)
 	check_fingerprint(applier, table);
 
 	own->appends = shape->key == NIL && shape->root->kind != KAPPA_NODE_AGGREGATE;
+	if (shape->needs_companion && shape->root->kind == KAPPA_NODE_AGGREGATE && shape->key != NIL)
+		own->places = (KappaPlaces){ version->target, shape->key, version->companion,
+									 list_length(shape->root->states) };
 	own->lookups = shape->scan->lookups;
 	own->relations = list_concat_copy(shape->scan->lookups, own->views);
 	own->relations = lappend_oid(own->relations, applier->view);
@@ -299,6 +309,8 @@ kappa_apply_close(KappaApplier *applier)
 	{
 		free_plan(applier->own->merge[i]);
 		free_plan(applier->own->append[i]);
+		free_plan(applier->own->find[i]);
+		free_plan(applier->own->place[i]);
 	}
 	MemoryContextDelete(applier->context);
 }
@@ -460,17 +472,41 @@ run_plan(KappaApplier *applier, SPIPlanPtr plan)
 									   1, &isnull));
 }
 
-/* Instead of INSERT ... SELECT: the SELECT alone, and a faster way to insert. */
+/* Run a SELECT whose rows a receiver takes. */
 static uint64
-run_append(KappaApplier *applier, SPIPlanPtr plan)
+run_into(KappaApplier *applier, SPIPlanPtr plan, DestReceiver *receiver)
 {
-	SPIExecuteOptions options = { .dest = kappa_append_create_receiver(applier->target) };
+	SPIExecuteOptions options = { .dest = receiver };
 	int rc = SPI_execute_plan_extended(plan, &options);
 
 	if (rc < 0)
-		elog(ERROR, "delta of view \"%s\" failed: %s", applier->name,
+		elog(ERROR, "merge of view \"%s\" failed: %s", applier->name,
 			 SPI_result_code_string(rc));
 	return SPI_processed;
+}
+
+/*
+ * Instead of INSERT ... ON CONFLICT in two tables: SELECTs alone, and a faster
+ * way to find and to write the rows of keys.
+ */
+static uint64
+run_places(KappaApplier *applier, int class)
+{
+	struct KappaApplierPrivate *own = applier->own;
+	KappaPlaces *places = &own->places;
+	EphemeralNamedRelation found = kappa_place_make_relation(places, KAPPA_FOUND);
+	SPIPlanPtr find;
+	SPIPlanPtr place;
+	uint64 rows;
+
+	if (SPI_register_relation(found) != SPI_OK_REL_REGISTER)
+		elog(ERROR, "could not register relation \"%s\"", KAPPA_FOUND);
+	find = get_plan(applier, &own->find[class], own->statements->find, false);
+	place = get_plan(applier, &own->place[class], own->statements->place, false);
+	rows = run_into(applier, find, kappa_place_create_finder(places, found));
+	(void) run_into(applier, place, kappa_place_create_writer(places));
+	tuplestore_end(found->reldata);
+	return rows;
 }
 
 /*
@@ -542,14 +578,21 @@ run_merge(KappaApplier *applier, int nmessages)
 	struct KappaApplierPrivate *own = applier->own;
 	int class = size_class(nmessages);
 	bool append = own->appends && kappa_append_is_possible(applier->target);
+	bool places = own->places.key != NIL && kappa_keyed_is_possible(applier->target);
 	SPIPlanPtr *merge = append ? &own->append[class] : &own->merge[class];
+	bool prepared = places
+						? is_prepared(own->find[class]) && is_prepared(own->place[class])
+						: is_prepared(*merge);
 	KappaStatements *statements;
 
-	if (own->statements == NULL || !is_prepared(*merge))
+	if (own->statements == NULL || !prepared)
 		write_statements(applier);
 	statements = own->statements;
+	if (places)
+		return run_places(applier, class);
 	if (append)
-		return run_append(applier, get_plan(applier, merge, statements->delta, false));
+		return run_into(applier, get_plan(applier, merge, statements->delta, false),
+						kappa_append_create_receiver(applier->target));
 	return run_plan(applier, get_plan(applier, merge, statements->merge,
 									  statements->by_index));
 }

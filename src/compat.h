@@ -84,6 +84,43 @@ object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
 	((void) ExecInsertIndexTuples(result, slot, estate, false, false, NULL, NIL, false))
 #endif
 
+/* True if the new version of a row has index entries of its own. */
+#if PG_VERSION_NUM < 160000
+typedef bool kappa_update_indexes;
+
+static inline bool
+kappa_update_index_tuples(ResultRelInfo *result, TupleTableSlot *slot, EState *estate,
+						  kappa_update_indexes which)
+{
+	if (which)
+		(void) ExecInsertIndexTuples(result, slot, estate, true, false, NULL, NIL);
+	return which;
+}
+#else
+#include "access/tableam.h"
+
+typedef TU_UpdateIndexes kappa_update_indexes;
+
+static inline bool
+kappa_update_index_tuples(ResultRelInfo *result, TupleTableSlot *slot, EState *estate,
+						  kappa_update_indexes which)
+{
+	if (which != TU_None)
+		(void) ExecInsertIndexTuples(result, slot, estate, true, false, NULL, NIL,
+									 which == TU_Summarizing);
+	return which == TU_All;
+}
+#endif
+
+/* 18 counts searches of an index. */
+#if PG_VERSION_NUM < 180000
+#define kappa_index_beginscan(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, nkeys, 0)
+#else
+#define kappa_index_beginscan(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, NULL, nkeys, 0)
+#endif
+
 /* 16 tells DefineIndex() how many partitions there are. */
 #if PG_VERSION_NUM < 160000
 #define kappa_define_index(relid, stmt, check_rights) \

@@ -23,6 +23,7 @@
 #include "compat.h"
 #include "definition.h"
 #include "fdw_options.h"
+#include "keyed.h"
 #include "view_commands.h"
 #include "view_text.h"
 
@@ -165,7 +166,12 @@ kappa_sql_explain(PG_FUNCTION_ARGS)
 	append_tables(&buf, shape, version);
 	append_statement(&buf, "query", kappa_definition_get_text(version->definition, true));
 	append_statement(&buf, "delta: the query over one batch of messages", statements->delta);
-	append_statement(&buf, "merge: what is run for each batch, live and in a replay", statements->merge);
+	if (statements->place != NULL && kappa_keyed_is_possible(version->target))
+		append_statement(&buf, "merge: what is run for each batch, live and in a replay, when each row of the delta has\n"
+							   "-- been looked up in the companion (\"kappa found\"); its rows replace those of their keys in both tables",
+						 statements->place);
+	else
+		append_statement(&buf, "merge: what is run for each batch, live and in a replay", statements->merge);
 	put_lines((ReturnSetInfo *) fcinfo->resultinfo, buf.data);
 	return (Datum) 0;
 }

@@ -25,6 +25,7 @@
 #define KAPPA_COLUMN_ORDER "kappa order %d" /* sort keys of DISTINCT ON, from 1 */
 #define KAPPA_COLUMN_ROWS "kappa rows"      /* of a group */
 #define KAPPA_COLUMN_STATE "kappa state %d" /* of aggregates, from 1 */
+#define KAPPA_COLUMN_OLD "kappa old %d"     /* the states that were there, from 1 */
 
 /*
  * Names inside a merge that a query of the user's is in reach of: what comes
@@ -32,6 +33,7 @@
  * that HAVING does not show.
  */
 #define KAPPA_DELTA "kappa delta"
+#define KAPPA_FOUND "kappa found"
 #define KAPPA_MERGED "kappa merged"
 #define KAPPA_HIDDEN "kappa hidden"
 

@@ -41,9 +41,8 @@ append_step(StringInfo buf, const char *name, const char *comment, const char *q
 					 kappa_text_indent(query));
 }
 
-/* The delta in the order of the key. */
-static char *
-make_ordered_delta(const KappaShape *shape, const char *delta)
+char *
+kappa_merge_make_ordered_delta(const KappaShape *shape, const char *delta)
 {
 	char *rows = psprintf("SELECT * FROM (\n%s\n) AS d", kappa_text_indent(delta));
 
@@ -124,7 +123,7 @@ make_changelog_merge(const KappaShape *shape, const KappaMergeParts *parts)
 	initStringInfo(&assignments);
 	appendStringInfo(&buf, "MERGE INTO %s AS t\nUSING (\n%s\n) AS d\nON ",
 					 kappa_definition_relation_name(parts->target),
-					 kappa_text_indent(make_ordered_delta(shape, parts->delta)));
+					 kappa_text_indent(kappa_merge_make_ordered_delta(shape, parts->delta)));
 	kappa_text_append_match(&buf, shape, "t", "d", false);
 	appendStringInfo(&buf, "\nWHEN MATCHED AND NOT %s THEN DELETE\nWHEN MATCHED THEN ", keep);
 	if (kappa_text_append_assignments(&assignments, shape, "d"))
@@ -286,7 +285,7 @@ make_latest_merge(const KappaShape *shape, const KappaMergeParts *parts)
 
 	initStringInfo(&buf);
 	append_step(&buf, KAPPA_DELTA, "what the batch says of each key",
-				make_ordered_delta(shape, parts->delta));
+				kappa_merge_make_ordered_delta(shape, parts->delta));
 	append_step(&buf, KAPPA_MERGED, "where it comes before what was known",
 				make_winners(shape, parts->companion));
 	append_state_changes(&buf, shape, parts->companion);
@@ -405,6 +404,55 @@ make_aggregate_merge(const KappaShape *shape, const KappaMergeParts *parts)
 		appendStringInfoChar(&buf, '\n');
 		append_rows(&buf, shape, parts);
 	}
+	return buf.data;
+}
+
+/* ---- the same, written by place.c ---- */
+
+/* The states that come out of what was found: those of the batch, if that was nothing. */
+static char *
+make_merged(const KappaShape *shape)
+{
+	StringInfoData buf;
+	StringInfoData old;
+	char *stored = kappa_text_column("d", KAPPA_COLUMN_STORED);
+	ListCell *lc;
+
+	initStringInfo(&buf);
+	initStringInfo(&old);
+	appendStringInfo(&buf, "SELECT %s", kappa_text_key(shape, "d"));
+	foreach(lc, shape->root->states)
+	{
+		KappaState *state = lfirst(lc);
+		int number = foreach_current_index(lc) + 1;
+
+		appendStringInfo(&buf, ",\n  CASE WHEN %s IS NULL THEN %s ELSE ", stored,
+						 kappa_text_column("d", state->name));
+		kappa_text_append_combination(&buf, state, "s", "d");
+		appendStringInfo(&buf, " END AS %s", quote_identifier(state->name));
+		appendStringInfo(&old, "%s%s AS %s", number > 1 ? ", " : "",
+						 kappa_text_column("d", psprintf(KAPPA_COLUMN_OLD, number)),
+						 quote_identifier(state->name));
+	}
+	appendStringInfo(&buf, ",\n  %s, %s\nFROM %s AS d, LATERAL (SELECT %s) AS s\nOFFSET 0",
+					 stored, kappa_text_column("d", KAPPA_COLUMN_SHOWN),
+					 quote_identifier(KAPPA_FOUND), old.data);
+	return buf.data;
+}
+
+char *
+kappa_merge_make_placed(const KappaShape *shape, const KappaMergeParts *parts)
+{
+	StringInfoData buf;
+
+	if (parts->placed == NULL)
+		return NULL;
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "WITH %s AS ( -- states of the batch, with what was known\n%s\n)\n%s",
+					 quote_identifier(KAPPA_MERGED), kappa_text_indent(make_merged(shape)),
+					 parts->placed);
+	if (parts->placed_hidden != NULL)
+		appendStringInfo(&buf, "\nUNION ALL\n%s", parts->placed_hidden);
 	return buf.data;
 }
 

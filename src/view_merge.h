@@ -21,6 +21,8 @@ typedef struct KappaMergeParts
 	const char *delta;  /* the query over a batch */
 	const char *rows;   /* of an aggregate with a companion: rows from KAPPA_MERGED */
 	const char *hidden; /* and the groups that HAVING does not show, or NULL */
+	const char *placed; /* rows and hidden likewise, for place.h; NULL if there is no key */
+	const char *placed_hidden;
 } KappaMergeParts;
 
 /*
@@ -28,6 +30,15 @@ typedef struct KappaMergeParts
  * it is a SELECT, is their number.
  */
 extern char *kappa_merge_make(const KappaShape *shape, const KappaMergeParts *parts);
+
+/* The delta in the order of the key. */
+extern char *kappa_merge_make_ordered_delta(const KappaShape *shape, const char *delta);
+
+/*
+ * What place.h is to write of an aggregate with a companion and a key, from what
+ * it has found; NULL of other shapes.
+ */
+extern char *kappa_merge_make_placed(const KappaShape *shape, const KappaMergeParts *parts);
 
 /* Likewise for what is there before any message, into empty tables. */
 extern char *kappa_merge_make_birth(const KappaShape *shape, const KappaMergeParts *parts);

@@ -41,6 +41,12 @@ set_final_parts(KappaMergeParts *parts, Query *definition, const KappaShape *sha
 	parts->rows = pg_get_querydef(kappa_states_make_final(definition, shape, false), pretty);
 	if (definition->havingQual != NULL)
 		parts->hidden = pg_get_querydef(kappa_states_make_final(definition, shape, true), pretty);
+	if (shape->key == NIL)
+		return;
+	parts->placed = pg_get_querydef(kappa_states_make_placed(definition, shape, false), pretty);
+	if (definition->havingQual != NULL)
+		parts->placed_hidden = pg_get_querydef(kappa_states_make_placed(definition, shape, true),
+											   pretty);
 }
 
 KappaStatements *
@@ -54,6 +60,9 @@ kappa_plan_statements(Query *definition, const KappaShape *shape,
 	parts.delta = statements->delta;
 	set_final_parts(&parts, definition, shape, pretty);
 	statements->merge = kappa_merge_make(shape, &parts);
+	statements->place = kappa_merge_make_placed(shape, &parts);
+	if (statements->place != NULL)
+		statements->find = kappa_merge_make_ordered_delta(shape, statements->delta);
 	statements->by_index = shape->scan->lookups == NIL &&
 						   (shape->scan->changelog || shape->needs_companion);
 	return statements;
@@ -216,7 +225,11 @@ kappa_plan_companion_ddl(const KappaShape *shape, const char *qualified_name)
 	appendStringInfo(&buf, "CREATE TABLE %s (", qualified_name);
 	append_key(&buf, shape);
 	if (shape->root->kind == KAPPA_NODE_AGGREGATE)
+	{
 		append_states(&buf, shape);
+		if (shape->key != NIL)
+			appendStringInfo(&buf, ", %s tid", quote_identifier(KAPPA_COLUMN_SHOWN));
+	}
 	else
 		append_order_and_place(&buf, shape, false);
 	appendStringInfo(&buf, ") WITH (%s)", KEYED_STORAGE);

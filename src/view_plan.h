@@ -23,6 +23,13 @@ typedef struct KappaStatements
 	char *merge; /* delta and its merge into the table (and companion): one statement */
 
 	/*
+	 * Of an aggregate with a companion and a key, the same for place.h: what is to
+	 * be found, and what is to be written; otherwise NULL.
+	 */
+	char *find;
+	char *place;
+
+	/*
 	 * merge joins the delta with the view's own tables, and with nothing else:
 	 * plan it so that the rows are found by the index of the key.
 	 */

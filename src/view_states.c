@@ -283,6 +283,8 @@ make_query_over_states(const KappaShape *shape)
 	}
 	foreach(lc, shape->root->states)
 		names = lappend(names, makeString(pstrdup(((KappaState *) lfirst(lc))->name)));
+	names = lappend(names, makeString(KAPPA_COLUMN_STORED));
+	names = lappend(names, makeString(KAPPA_COLUMN_SHOWN));
 
 	rte->rtekind = RTE_CTE;
 	rte->ctename = KAPPA_MERGED;
@@ -315,8 +317,29 @@ negate(Node *condition)
 	return (Node *) test;
 }
 
-Query *
-kappa_states_make_final(Query *definition, const KappaShape *shape, bool hidden)
+/* The states as they are, where both rows of the key are, and whether the view has one. */
+static void
+add_places(Query *query, StateColumns *columns, bool hidden)
+{
+	AttrNumber attno = list_length(columns->keys);
+	ListCell *lc;
+
+	foreach(lc, columns->shape->root->states)
+	{
+		KappaState *state = lfirst(lc);
+
+		add_column(query, (Expr *) make_column(columns, ++attno, state->type, -1, state->collation),
+				   state->name);
+	}
+	add_column(query, (Expr *) make_column(columns, ++attno, TIDOID, -1, InvalidOid),
+			   KAPPA_COLUMN_STORED);
+	add_column(query, (Expr *) make_column(columns, ++attno, TIDOID, -1, InvalidOid),
+			   KAPPA_COLUMN_SHOWN);
+	add_column(query, (Expr *) makeBoolConst(!hidden, false), KAPPA_COLUMN_KEEP);
+}
+
+static Query *
+make_final_query(Query *definition, const KappaShape *shape, bool hidden, bool placed)
 {
 	Query *original = kappa_query_resolve_aliases(definition);
 	Query *query = make_query_over_states(shape);
@@ -333,10 +356,28 @@ kappa_states_make_final(Query *definition, const KappaShape *shape, bool hidden)
 
 		if (!hidden || output->role == KAPPA_OUTPUT_KEY)
 			add_column(query, (Expr *) replace_by_columns(expression, &columns), output->name);
+		else if (placed)
+			/* A domain may refuse NULL. */
+			add_column(query, make_null(getBaseType(output->type), output->collation),
+					   output->name);
 	}
+	if (placed)
+		add_places(query, &columns, hidden);
 	query->hasSubLinks = original->hasSubLinks;
 	query->jointree->quals = replace_by_columns(original->havingQual, &columns);
 	if (hidden)
 		query->jointree->quals = negate(query->jointree->quals);
 	return kappa_delta_guard_datetimes(query);
+}
+
+Query *
+kappa_states_make_final(Query *definition, const KappaShape *shape, bool hidden)
+{
+	return make_final_query(definition, shape, hidden, false);
+}
+
+Query *
+kappa_states_make_placed(Query *definition, const KappaShape *shape, bool hidden)
+{
+	return make_final_query(definition, shape, hidden, true);
 }

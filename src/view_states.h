@@ -24,4 +24,12 @@ extern Query *kappa_states_make_partial(Query *definition, const KappaShape *sha
 extern Query *kappa_states_make_final(Query *definition, const KappaShape *shape,
 									  bool hidden);
 
+/*
+ * Likewise what place.h writes, from a KAPPA_MERGED that has KAPPA_COLUMN_STORED,
+ * too: KAPPA_COLUMN_KEEP is false in the groups that HAVING does not show, and
+ * other outputs than the key NULL.
+ */
+extern Query *kappa_states_make_placed(Query *definition, const KappaShape *shape,
+									   bool hidden);
+
 #endif /* KAPPA_VIEW_STATES_H */

@@ -65,6 +65,7 @@ sql(q(
 	CREATE TYPE pair AS (x int, y text);
 	CREATE TYPE level AS ENUM ('high', 'low');
 	CREATE DOMAIN small AS int CHECK (value < 1000);
+	CREATE DOMAIN filled AS numeric NOT NULL;
 	CREATE COLLATION caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
 	CREATE FOREIGN TABLE g (d int, s text, t int, excluded int, a int[], r int4range, c pair, e level, w text COLLATE caseless,
 		f float8, wait interval, big text, j jsonb, n numeric) SERVER events OPTIONS (topic 'g', format 'json')));
@@ -102,6 +103,7 @@ sub create_all
 	create("enums$suffix", q(SELECT e, avg(t) AS x, max(e) AS m FROM g GROUP BY e));
 	create("objects$suffix", q(SELECT j, avg(t) AS x FROM g GROUP BY j));
 	create("domains$suffix", q(SELECT (t % 4)::small AS k, avg(n) AS x FROM g GROUP BY (t % 4)::small));
+	create("filled$suffix", q(SELECT d, avg(t)::filled AS a FROM g GROUP BY d HAVING count(*) % 2 = 0));
 	create("caseless$suffix", q(SELECT w, avg(t) AS a, count(*) FROM g GROUP BY w HAVING max(w) <= 'AA' OR count(*) % 2 = 0));
 	create("large$suffix", q(SELECT big, s, avg(t) AS x FROM g GROUP BY big, s));
 	create("intervals$suffix", q(SELECT d, avg(wait) AS a, sum(wait) AS s FROM g GROUP BY d));

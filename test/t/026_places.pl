@@ -1,0 +1,145 @@
+
+# Aggregates whose states are in a companion: their rows are found and written
+# in place, whatever has moved them, and by SQL where the table has more to it.
+
+use strict;
+use warnings;
+
+use KappaTest;
+use Test::More;
+
+my $kafka = start_kafka();
+my $node = new_node();
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+# Each of 200 keys, and no key, gets something.
+sub messages
+{
+	my ($round) = @_;
+
+	return [ map { { value => { k => $_ ? $_ : undef, l => $_ % 3 ? undef : 'x', v => $_ * 7 % 11 + $round } } } 0 .. 200 ];
+}
+
+my $round = 0;
+
+sub go_on
+{
+	my ($when) = @_;
+
+	produce('events', messages(++$round));
+	ok_view($node, $_, name => "$_: $when") foreach qw(means shown);
+	return;
+}
+
+# Rows whose companion does not know where they are.
+sub strays
+{
+	my ($view) = @_;
+
+	return sql("SELECT count(*) FROM $view v JOIN kappa_state.${view}_v1_state s
+		ON v.k IS NOT DISTINCT FROM s.k AND v.l IS NOT DISTINCT FROM s.l
+		WHERE v.ctid IS DISTINCT FROM s.\"kappa shown\"");
+}
+
+sub merge_of { return sql("SELECT string_agg(line, e'\\n') FROM kappa.explain('$_[0]') AS line") }
+
+create_topic('events', partitions => 2);
+sql(q(CREATE FOREIGN TABLE events (k int, l text, v numeric) SERVER events OPTIONS (topic 'events', format 'json')));
+sql(q(SELECT kappa.create_view('means', 'SELECT k, l, avg(v) AS a, avg(k) AS s FROM events GROUP BY k, l')));
+sql(q(SELECT kappa.create_view('shown', 'SELECT l, k, avg(v) AS a FROM events GROUP BY k, l HAVING sum(v) % 2 = 0')));
+go_on('new rows');
+go_on('known rows');
+unlike(merge_of('means'), qr/ON CONFLICT/, 'rows are written in place');
+is(sql(q(SELECT count(*) FROM means WHERE k IS NULL)), 1, 'one row has no key');
+
+# An index on a value, so that no row stays where it is.
+sql('CREATE INDEX ON means (a); CREATE INDEX ON shown (a)');
+go_on("moved, $_") foreach 1 .. 2;
+is(strays($_), 0, "$_: the companion knows where") foreach qw(means shown);
+is( sql(q(SET enable_seqscan = off; SELECT count(*), round(sum(a), 9) FROM means WHERE a > 0)),
+	sql(q(SET enable_indexscan = off; SET enable_bitmapscan = off; SELECT count(*), round(sum(a), 9) FROM means WHERE a > 0)),
+	'an index has all rows');
+
+# Rows that others have moved.
+foreach my $table (qw(means shown kappa_state.means_v1_state kappa_state.shown_v1_state))
+{
+	sql("VACUUM FULL $table");
+	go_on("after VACUUM FULL $table");
+}
+foreach my $view (qw(means shown))
+{
+	sql("ALTER TABLE $view DISABLE TRIGGER kappa_guard");
+	sql("CREATE TABLE copy AS TABLE $view; DELETE FROM $view");
+	sql("VACUUM $view");
+	sql("INSERT INTO $view SELECT * FROM copy ORDER BY k DESC; DROP TABLE copy");
+	go_on("$view turned around");
+	sql("DELETE FROM $view");
+	sql("VACUUM $view");
+	sql("ALTER TABLE $view ENABLE TRIGGER kappa_guard");
+	produce('events', messages(++$round));
+	ok(wait_for($node, "SELECT kappa.wait_for('$view')", 't'), "$view goes on without its rows");
+	ok_view($node, 'means', name => 'and all come back') if $view eq 'means';
+}
+go_on("after $_ more") foreach 1 .. 2;
+sql('TRUNCATE kappa_state.means_v1_state');
+sql(q(SELECT kappa.rebuild('means')));
+ok(wait_for($node, q(SELECT kappa.wait_for_rebuild('means', '60 s')), 't'), 'rebuilt');
+go_on('after a rebuild');
+
+# Locks of others are waited for; who changes a row all the same makes the view try again.
+my $waits = q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'kappa worker' AND wait_event_type = 'Lock');
+my $holder = $node->background_psql('postgres');
+$holder->query_safe('BEGIN; SELECT * FROM means WHERE k = 20 FOR UPDATE');
+produce('events', messages(++$round));
+ok(wait_for($node, $waits, 1), 'a row lock is waited for');
+$holder->query_safe('COMMIT');
+go_on('after a row lock');
+$holder->query_safe('ALTER TABLE means DISABLE TRIGGER kappa_guard');
+$holder->query_safe('BEGIN; UPDATE means SET a = -1 WHERE k = 20');
+produce('events', messages(++$round));
+ok(wait_for($node, $waits, 1), 'so is an update');
+$holder->query_safe('COMMIT');
+go_on('after an update by hand');
+$holder->query_safe('BEGIN; DELETE FROM means WHERE k = 21; INSERT INTO means (k, l) VALUES (300, NULL)');
+produce('events', [ { value => { k => 21, v => 1 } }, { value => { k => 300, v => 1 } } ]);
+ok(wait_for($node, $waits, 1), 'so is a row that is new');
+$holder->query_safe('COMMIT');
+go_on('after a deletion and an insertion by hand');
+$holder->query_safe('ALTER TABLE means ENABLE TRIGGER kappa_guard');
+$holder->quit;
+
+# Where there is more to the table, SQL does it all.
+sql(q(CREATE TABLE seen (how text, k int)));
+sql(q(GRANT ALL ON seen TO PUBLIC));
+sql(q(CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO public.seen VALUES (TG_OP, coalesce(NEW.k, OLD.k));
+	RETURN NULL;
+END $$));
+sql(q(CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON means FOR EACH ROW EXECUTE FUNCTION note()));
+like(merge_of('means'), qr/ON CONFLICT/, 'with a trigger, rows are written by SQL');
+produce('events', [ { value => { k => 1, v => 1 } }, { value => { k => 301, v => 1 } } ]);
+go_on('with a trigger');
+is(sql(q(SELECT count(*) FROM seen WHERE how = 'INSERT')), 1, 'a new row is seen');
+cmp_ok(sql(q(SELECT count(*) FROM seen WHERE how = 'UPDATE')), '>=', 201, 'as are changed rows');
+sql('DROP TRIGGER note ON means; TRUNCATE seen');
+go_on('without the trigger');
+is(sql('SELECT count(*) FROM seen'), 0, 'which does not fire any more');
+
+# Constraints of the owner's hold.
+sql('ALTER TABLE means ADD CONSTRAINT small CHECK (k < 1000)');
+produce('events', [ { value => { k => 1000, v => 1 } } ]);
+ok(wait_for($node, q(SELECT reason ~ 'violates check constraint "small"' FROM kappa.views WHERE view = 'means'::regclass), 't'), 'a constraint is kept');
+sql('ALTER TABLE means DROP CONSTRAINT small');
+go_on('and the view goes on without it');
+
+# A publication that needs to know which row has changed.
+sql(q(CREATE PUBLICATION p FOR TABLE means; ALTER TABLE means REPLICA IDENTITY NOTHING));
+produce('events', messages(++$round));
+ok(wait_for($node, q(SELECT reason ~ 'does not have a replica identity' FROM kappa.views WHERE view = 'means'::regclass), 't'), 'a publication is not left without');
+sql('ALTER TABLE means REPLICA IDENTITY FULL');
+go_on('with a replica identity');
+
+$node->stop('fast');
+done_testing();
