@@ -37,6 +37,7 @@
 #include "view_functions.h"
 #include "view_query.h"
 #include "view_refuse.h"
+#include "view_states.h"
 
 /* ---- which aggregates ---- */
 
@@ -210,6 +211,26 @@ make_row_count(void)
 	return aggref;
 }
 
+/* The aggregates, each once, and averages as a sum and a count. */
+static List *
+split_averages(List *aggrefs)
+{
+	List *split = NIL;
+	ListCell *lc;
+
+	foreach(lc, aggrefs)
+	{
+		Aggref *sum;
+		Aggref *count;
+
+		if (kappa_states_split(lfirst(lc), &sum, &count))
+			split = list_append_unique(list_append_unique(split, sum), count);
+		else
+			split = list_append_unique(split, lfirst(lc));
+	}
+	return split;
+}
+
 /* What the companion keeps: the number of rows, and each aggregate that is called, once. */
 static void
 make_states(KappaQuery *kq, KappaShape *shape, List *aggrefs)
@@ -219,7 +240,7 @@ make_states(KappaQuery *kq, KappaShape *shape, List *aggrefs)
 
 	state->name = KAPPA_COLUMN_ROWS;
 	shape->root->states = list_make1(state);
-	foreach(lc, list_delete(list_copy(aggrefs), state->aggref))
+	foreach(lc, list_delete(split_averages(aggrefs), state->aggref))
 	{
 		KappaState *other = make_state(kq, shape, lfirst(lc));
 

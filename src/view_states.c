@@ -32,6 +32,7 @@
 #include "parser/parse_func.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteManip.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 
 #include "kappa.h"
@@ -135,6 +136,40 @@ make_final(const KappaState *state, Var *var)
 								 state->aggref->inputcollid, COERCE_EXPLICIT_CALL);
 }
 
+/* ---- averages ---- */
+
+static Aggref *
+make_other(const Aggref *aggref, Oid funcid, Oid type)
+{
+	Aggref *other = copyObject(unconstify(Aggref *, aggref));
+
+	other->aggfnoid = funcid;
+	other->aggtype = type;
+	return other;
+}
+
+bool
+kappa_states_split(const Aggref *aggref, Aggref **sum, Aggref **count)
+{
+	if (aggref->aggfnoid != F_AVG_NUMERIC && aggref->aggfnoid != F_AVG_INT8)
+		return false;
+	*sum = make_other(aggref, aggref->aggfnoid == F_AVG_INT8 ? F_SUM_INT8 : F_SUM_NUMERIC,
+					  NUMERICOID);
+	*count = make_other(aggref, F_COUNT_ANY, INT8OID);
+	return true;
+}
+
+/* As the aggregate's final function does.  Of no values the sum is NULL. */
+static Expr *
+make_quotient(Node *sum, Node *count)
+{
+	Expr *divisor = (Expr *) makeFuncExpr(F_NUMERIC_INT8, NUMERICOID, list_make1(count),
+										  InvalidOid, InvalidOid, COERCE_EXPLICIT_CAST);
+
+	return (Expr *) makeFuncExpr(F_NUMERIC_DIV, NUMERICOID, list_make2(sum, divisor),
+								 InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
+}
+
 /* ---- states of a batch ---- */
 
 /* What GROUP BY says of an expression. */
@@ -216,6 +251,8 @@ move_inside(const StateColumns *columns, const void *node)
 static Node *
 find_column(Node *node, const StateColumns *columns)
 {
+	Aggref *sum;
+	Aggref *count;
 	ListCell *lc;
 
 	foreach(lc, columns->keys)
@@ -226,6 +263,10 @@ find_column(Node *node, const StateColumns *columns)
 	}
 	if (!IsA(node, Aggref))
 		return NULL;
+	if (((Aggref *) node)->agglevelsup == columns->sublevels_up &&
+		kappa_states_split((Aggref *) node, &sum, &count))
+		return (Node *) make_quotient(find_column((Node *) sum, columns),
+									  find_column((Node *) count, columns));
 	foreach(lc, columns->shape->root->states)
 	{
 		KappaState *state = lfirst(lc);

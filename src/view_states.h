@@ -13,6 +13,13 @@
 
 #include "view_analyze.h"
 
+/*
+ * An average that is the quotient of two values which are their own states:
+ * cheaper to keep than what the aggregate would write, legible, and the same in
+ * the next version of PostgreSQL.  False of other aggregates.
+ */
+extern bool kappa_states_split(const Aggref *aggref, Aggref **sum, Aggref **count);
+
 /* The definition with its key columns and the partial states in place of its outputs. */
 extern Query *kappa_states_make_partial(Query *definition, const KappaShape *shape);
 
