@@ -186,6 +186,19 @@ require_table(KappaApplier *applier, Oid relid)
 				 errhint("Build the view anew with kappa.rebuild().")));
 }
 
+/* Columns of the view's table, in the order of the query's; dropped ones make them differ. */
+static List *
+find_columns(Oid target, const KappaShape *shape)
+{
+	List *columns = NIL;
+	ListCell *lc;
+
+	foreach(lc, shape->outputs)
+		columns = lappend_int(columns,
+							  get_attnum(target, ((KappaOutput *) lfirst(lc))->name));
+	return columns;
+}
+
 /* Analyse the definition and fill what follows from it. */
 static void
 load_definition(KappaApplier *applier)
@@ -219,7 +232,8 @@ load_definition(KappaApplier *applier)
 
 	own->appends = shape->key == NIL && shape->root->kind != KAPPA_NODE_AGGREGATE;
 	if (shape->needs_companion && shape->root->kind == KAPPA_NODE_AGGREGATE && shape->key != NIL)
-		own->places = (KappaPlaces){ version->target, shape->key, version->companion,
+		own->places = (KappaPlaces){ version->target, find_columns(version->target, shape),
+									 shape->key, version->companion,
 									 list_length(shape->root->states) };
 	own->lookups = shape->scan->lookups;
 	own->relations = list_concat_copy(shape->scan->lookups, own->views);

@@ -50,6 +50,13 @@ open_companion(const KappaPlaces *places)
 	return kappa_keyed_open(places->companion, key);
 }
 
+/* The column of the view's table that has an output of the query. */
+static AttrNumber
+get_target_column(const KappaPlaces *places, int output)
+{
+	return list_nth_int(places->columns, output - 1);
+}
+
 static KappaKeyed *
 open_target(const KappaPlaces *places)
 {
@@ -57,7 +64,7 @@ open_target(const KappaPlaces *places)
 	ListCell *lc;
 
 	foreach(lc, places->key)
-		key = bms_add_member(key, lfirst_int(lc));
+		key = bms_add_member(key, get_target_column(places, lfirst_int(lc)));
 	return kappa_keyed_open(places->target, key);
 }
 
@@ -212,7 +219,6 @@ typedef struct Writer
 	KappaPlaces places;
 	KappaKeyed *target;
 	KappaKeyed *companion;
-	int noutputs;
 } Writer;
 
 /* Bring the view's table to a row, and say where it is. */
@@ -220,12 +226,18 @@ static void
 write_row(Writer *writer, TupleTableSlot *row, bool keep, ItemPointer place)
 {
 	KappaKeyed *target = writer->target;
+	Datum *values = target->row->tts_values;
+	bool *isnull = target->row->tts_isnull;
 	ListCell *lc;
 	bool found;
 
 	kappa_keyed_begin_row(target);
-	memcpy(target->row->tts_values, row->tts_values, writer->noutputs * sizeof(Datum));
-	memcpy(target->row->tts_isnull, row->tts_isnull, writer->noutputs * sizeof(bool));
+	memset(isnull, true, target->row->tts_tupleDescriptor->natts * sizeof(bool));
+	foreach(lc, writer->places.columns)
+	{
+		values[lfirst_int(lc) - 1] = row->tts_values[foreach_current_index(lc)];
+		isnull[lfirst_int(lc) - 1] = row->tts_isnull[foreach_current_index(lc)];
+	}
 	found = kappa_keyed_find(target, place);
 	if (!keep)
 	{
@@ -242,10 +254,9 @@ write_row(Writer *writer, TupleTableSlot *row, bool keep, ItemPointer place)
 	}
 	foreach(lc, writer->places.key)
 	{
-		int column = lfirst_int(lc) - 1;
+		AttrNumber column = get_target_column(&writer->places, lfirst_int(lc));
 
-		target->row->tts_values[column] = slot_getattr(target->found, column + 1,
-													   &target->row->tts_isnull[column]);
+		values[column - 1] = slot_getattr(target->found, column, &isnull[column - 1]);
 	}
 	kappa_keyed_end_row(target);
 	kappa_keyed_update(target, &target->found->tts_tid, place);
@@ -259,6 +270,7 @@ write_states(Writer *writer, TupleTableSlot *row, ItemPointer stored, ItemPointe
 	Datum *values = companion->row->tts_values;
 	bool *isnull = companion->row->tts_isnull;
 	int nkeys = list_length(writer->places.key);
+	int noutputs = list_length(writer->places.columns);
 	int nstates = writer->places.nstates;
 	ItemPointerData ignored;
 	ListCell *lc;
@@ -269,8 +281,8 @@ write_states(Writer *writer, TupleTableSlot *row, ItemPointer stored, ItemPointe
 		values[foreach_current_index(lc)] = row->tts_values[lfirst_int(lc) - 1];
 		isnull[foreach_current_index(lc)] = row->tts_isnull[lfirst_int(lc) - 1];
 	}
-	memcpy(values + nkeys, row->tts_values + writer->noutputs, nstates * sizeof(Datum));
-	memcpy(isnull + nkeys, row->tts_isnull + writer->noutputs, nstates * sizeof(bool));
+	memcpy(values + nkeys, row->tts_values + noutputs, nstates * sizeof(Datum));
+	memcpy(isnull + nkeys, row->tts_isnull + noutputs, nstates * sizeof(bool));
 	values[nkeys + nstates] = PointerGetDatum(place);
 	isnull[nkeys + nstates] = !ItemPointerIsValid(place);
 	kappa_keyed_end_row(companion);
@@ -303,10 +315,9 @@ start_writer(DestReceiver *self, int operation, TupleDesc type)
 
 	writer->target = open_target(&writer->places);
 	writer->companion = open_companion(&writer->places);
-	writer->noutputs = RelationGetNumberOfAttributes(writer->target->rel);
-	if (type->natts != writer->noutputs + writer->places.nstates + 3)
+	if (type->natts != list_length(writer->places.columns) + writer->places.nstates + 3)
 		elog(ERROR, "a merge has %d columns, not %d", type->natts,
-			 writer->noutputs + writer->places.nstates + 3);
+			 list_length(writer->places.columns) + writer->places.nstates + 3);
 }
 
 static void

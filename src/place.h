@@ -19,7 +19,8 @@
 typedef struct KappaPlaces
 {
 	Oid target;
-	List *key;     /* columns of target */
+	List *columns; /* of target, one for each output of the query */
+	List *key;     /* numbers of outputs */
 	Oid companion; /* has the key's columns first, then the states, then KAPPA_COLUMN_SHOWN */
 	int nstates;
 } KappaPlaces;
@@ -44,7 +45,7 @@ extern DestReceiver *kappa_place_create_finder(const KappaPlaces *places,
 /*
  * A receiver that writes both tables.  Its rows have
  *
- *		columns of target, states, KAPPA_COLUMN_STORED, KAPPA_COLUMN_SHOWN, KAPPA_COLUMN_KEEP
+ *		outputs, states, KAPPA_COLUMN_STORED, KAPPA_COLUMN_SHOWN, KAPPA_COLUMN_KEEP
  *
  * the last of which says whether the row is in the view.
  */

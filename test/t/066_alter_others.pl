@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kafka = start_kafka();
-my $node = new_node(allows_streaming => 'logical');
+my $node = new_node(allows_streaming => 'logical', conf => 'kappa.keep_previous = 0');
 
 sub run
 {
