@@ -48,9 +48,10 @@ SELECT kappa.create_view('order_items',
             (i ->> 'price')::numeric AS price
      FROM orders o, LATERAL jsonb_array_elements(o.items) i $$);
 
+-- With a mistake: revenue adds up prices, whatever was sold of each.
 SELECT kappa.create_view('sales',
   $$ SELECT i ->> 'sku' AS sku, sum((i ->> 'n')::int) AS sold,
-            sum((i ->> 'n')::int * (i ->> 'price')::numeric) AS revenue,
+            sum((i ->> 'price')::numeric) AS revenue,
             sum((i ->> 'n')::int) FILTER (WHERE o.country = 'JP') AS sold_to_japan
      FROM orders o, LATERAL jsonb_array_elements(o.items) i
      GROUP BY i ->> 'sku' $$);
