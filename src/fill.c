@@ -27,6 +27,8 @@
  */
 #include "postgres.h"
 
+#include <sys/resource.h>
+
 #include "access/xact.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -62,6 +64,9 @@
 
 /* No range is cut into parts smaller than that, nor than what is worth a replay. */
 #define MIN_RANGE 50000
+
+/* Live views go first: niceness of the processes that replay. */
+#define REPLAY_NICENESS 10
 
 /* Between two looks at whether others have left something to do. */
 #define POLL_INTERVAL_MS 500
@@ -555,6 +560,8 @@ init_filler(void)
 	if (!kappa_shmem_attach_worker(&argument.id))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(argument.id.dbid, InvalidOid, 0);
+	if (setpriority(PRIO_PROCESS, 0, REPLAY_NICENESS) != 0)
+		elog(DEBUG1, "could not set the priority of a process: %m");
 	kappa_worker_pin_settings();
 	SetConfigOption("application_name", "kappa replay", PGC_USERSET, PGC_S_SESSION);
 	FillerContext = AllocSetContextCreate(TopMemoryContext, "kappa filler",
