@@ -228,7 +228,7 @@ lacks_something(Oid view, Oid shadow)
  * nothing to do, so that no time has passed.
  */
 static bool
-prepare_shadow(Rebuild *rebuild, const KappaApplier *shadow, const KappaRebuildRun *run)
+prepare_shadow(Rebuild *rebuild, const KappaApplier *shadow)
 {
 	bool lacking = false;
 
@@ -236,8 +236,7 @@ prepare_shadow(Rebuild *rebuild, const KappaApplier *shadow, const KappaRebuildR
 	if (layouts_fit(rebuild->view, shadow->target))
 		lacking = lacks_something(rebuild->view, shadow->target);
 	else
-		(void) kappa_rebuild_run_set_switch(rebuild->view, rebuild->version, run->asked,
-											KAPPA_SWITCH_ROWS);
+		(void) kappa_rebuild_run_set_switch(rebuild->view, rebuild->version, KAPPA_SWITCH_ROWS);
 	CommitTransactionCommand();
 	if (!lacking)
 		return false;
@@ -334,8 +333,7 @@ choose_kind(const Rebuild *rebuild, const KappaRebuildRun *run)
 		kappa_rebuild_needs_rows(rebuild->view) == NULL)
 		return run->switch_kind;
 
-	kappa_rebuild_run_set_switch(rebuild->view, rebuild->version, run->asked,
-								 KAPPA_SWITCH_ROWS);
+	(void) kappa_rebuild_run_set_switch(rebuild->view, rebuild->version, KAPPA_SWITCH_ROWS);
 	return KAPPA_SWITCH_ROWS;
 }
 
@@ -486,7 +484,7 @@ advance(Rebuild *rebuild, const KappaApplier *shadow, bool joined, int *delay_ms
 	if (!rebuild->prepared && strcmp(run->switch_kind, KAPPA_SWITCH_STORAGE) == 0)
 	{
 		rebuild->prepared = true;
-		if (prepare_shadow(rebuild, shadow, run))
+		if (prepare_shadow(rebuild, shadow))
 		{
 			forget_snapshots(rebuild);
 			report(rebuild, shadow, KAPPA_PHASE_CATCHING_UP, 0);

@@ -428,8 +428,7 @@ kappa_sql_switch_rebuild(PG_FUNCTION_ARGS)
 	KappaRebuildRun *run = require_run(view->view);
 
 	if (strcmp(run->asked, KAPPA_SWITCH_MANUAL) == 0 &&
-		!kappa_rebuild_run_set_switch(view->view, run->version, KAPPA_SWITCH_AUTO,
-									  run->switch_kind))
+		!kappa_rebuild_run_set_asked(view->view, run->version, KAPPA_SWITCH_AUTO))
 		report_no_rebuild(view->view);
 	PG_RETURN_VOID();
 }

@@ -145,20 +145,32 @@ kappa_rebuild_run_add_messages(Oid view, int32 version, int64 messages)
 				   3, types, values, NULL);
 }
 
-bool
-kappa_rebuild_run_set_switch(Oid view, int32 version, const char *asked,
-							 const char *switch_kind)
+static bool
+set_text(const char *sql, Oid view, int32 version, const char *value)
 {
-	Oid types[] = { OIDOID, INT4OID, TEXTOID, TEXTOID };
-	Datum values[4];
+	Oid types[] = { OIDOID, INT4OID, TEXTOID };
+	Datum values[3];
 
 	values[0] = ObjectIdGetDatum(view);
 	values[1] = Int32GetDatum(version);
-	values[2] = CStringGetTextDatum(asked);
-	values[3] = CStringGetTextDatum(switch_kind);
-	return execute("UPDATE kappa.rebuild_run SET asked = $3, switch = $4"
-				   " WHERE view = $1 AND version = $2 AND finished_at IS NULL",
-				   4, types, values, NULL) == 1;
+	values[2] = CStringGetTextDatum(value);
+	return execute(sql, 3, types, values, NULL) == 1;
+}
+
+bool
+kappa_rebuild_run_set_asked(Oid view, int32 version, const char *asked)
+{
+	return set_text("UPDATE kappa.rebuild_run SET asked = $3"
+					" WHERE view = $1 AND version = $2 AND finished_at IS NULL",
+					view, version, asked);
+}
+
+bool
+kappa_rebuild_run_set_switch(Oid view, int32 version, const char *switch_kind)
+{
+	return set_text("UPDATE kappa.rebuild_run SET switch = $3"
+					" WHERE view = $1 AND version = $2 AND finished_at IS NULL",
+					view, version, switch_kind);
 }
 
 void

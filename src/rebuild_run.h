@@ -66,9 +66,13 @@ extern void kappa_rebuild_run_report(Oid view, int32 version, const char *phase,
 /* Several processes replay: count what one of them has read. */
 extern void kappa_rebuild_run_add_messages(Oid view, int32 version, int64 messages);
 
-/* False if the run has finished meanwhile. */
-extern bool kappa_rebuild_run_set_switch(Oid view, int32 version, const char *asked,
-										 const char *switch_kind);
+/*
+ * Change what was asked for, which people do, or how to switch, which whoever
+ * applies does: each leaves the other alone.  False if the run has finished
+ * meanwhile.
+ */
+extern bool kappa_rebuild_run_set_asked(Oid view, int32 version, const char *asked);
+extern bool kappa_rebuild_run_set_switch(Oid view, int32 version, const char *switch_kind);
 
 /* End a run: phase done, cancelled or failed.  error may be NULL. */
 extern void kappa_rebuild_run_finish(Oid view, int32 version, const char *phase,
