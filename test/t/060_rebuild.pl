@@ -177,7 +177,11 @@ my $waiter = IPC::Run::start(
 	'>', \$out);
 $old->query_safe('COMMIT');
 $waiter->finish;
-is($out, "t\n", 'a waiting backend is not waited for');
+is($out, "t\n", 'a waiting backend is not waited for')
+  or diag($node->safe_psql('postgres',
+		q(SELECT view, phase, waiting_for, messages FROM kappa.rebuilds;
+		SELECT at, view_name, event, detail FROM kappa.events ORDER BY id DESC LIMIT 10;
+		SELECT pid, backend_type, state, wait_event, backend_xmin, query FROM pg_stat_activity)));
 is($young->query_safe($consistent),
 	't', 'a snapshot from before the switch sees rows of its own offsets');
 $young->query_safe('COMMIT');

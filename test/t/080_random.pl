@@ -20,7 +20,7 @@ use Test::More;
 use Time::HiRes qw(time);
 
 my $seed = $ENV{KAPPA_SEED} // int rand 1e9;
-my $queries = $ENV{KAPPA_QUERIES} // 300;
+my $queries = $ENV{KAPPA_QUERIES} // 200;
 my $per_round = 50;
 my $only = $ENV{KAPPA_ONLY} && { map { $_ => 1 } split /[ ,]+/, $ENV{KAPPA_ONLY} };
 my $started = time;
