@@ -411,6 +411,9 @@ start_fillers(TimestampTz now)
 			if (n == 0)
 				kappa_shmem_view_postpone(place->slot, KAPPA_REPLAYING_REASON, 0);
 		}
+		/* A worker may have had the view in between, and said that it was catching up. */
+		if (n > 0 && place->state == KAPPA_RUN_CATCHING_UP)
+			kappa_shmem_view_postpone(place->slot, KAPPA_REPLAYING_REASON, 0);
 		if (n == 0)
 			kappa_shmem_view_postpone(place->slot,
 									  "waiting for a background worker slot; max_worker_processes may be too small",

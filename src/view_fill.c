@@ -16,10 +16,12 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/transam.h"
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
@@ -46,31 +48,42 @@ kappa_fill_needs_staging(const KappaShape *shape)
 
 /* ---- aggregates ---- */
 
-static Oid
-get_transition_type(Oid aggregate)
+/*
+ * The aggregate of PostgreSQL's own that makes one of many states that are
+ * values: sum for sums and counts, or the aggregate itself where it does the
+ * same with a value as with a state (max, bool_or).  NULL if there is none.
+ */
+static char *
+find_native_aggregate(const KappaState *state)
 {
-	HeapTuple tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggregate));
-	Oid type;
+	HeapTuple tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(state->aggref->aggfnoid));
+	Form_pg_aggregate form;
+	char *result = NULL;
 
 	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for aggregate %u", aggregate);
-	type = ((Form_pg_aggregate) GETSTRUCT(tuple))->aggtranstype;
+		elog(ERROR, "cache lookup failed for aggregate %u", state->aggref->aggfnoid);
+	form = (Form_pg_aggregate) GETSTRUCT(tuple);
+	if (state->kind == KAPPA_STATE_NONE && state->aggref->aggfnoid < FirstGenbkiObjectId)
+	{
+		if (form->aggtransfn == form->aggcombinefn)
+			result = get_func_name(state->aggref->aggfnoid);
+		else if (form->aggcombinefn == F_INT8PL ||
+				 (form->aggtranstype != state->type && !IsPolymorphicType(form->aggtranstype)))
+			result = "sum";
+	}
 	ReleaseSysCache(tuple);
-	return type;
+	return result;
 }
 
-/*
- * Many states as one.  A sum whose transition type is another than its own is
- * added up once more: sums are their own states.
- */
+/* Many states as one. */
 static void
 append_combined(StringInfo buf, const KappaState *state)
 {
 	char *column = kappa_text_column("d", state->name);
-	Oid type = get_transition_type(state->aggref->aggfnoid);
+	char *native = find_native_aggregate(state);
 
-	if (state->kind == KAPPA_STATE_NONE && type != state->type && !IsPolymorphicType(type))
-		appendStringInfo(buf, "pg_catalog.sum(%s)::%s", column,
+	if (native != NULL)
+		appendStringInfo(buf, "pg_catalog.%s(%s)::%s", quote_identifier(native), column,
 						 format_type_extended(state->type, -1, TYPE_FORMAT));
 	else
 		appendStringInfo(buf, KAPPA_SCHEMA ".combined(%s::pg_catalog.regprocedure, %s)",
