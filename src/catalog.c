@@ -273,19 +273,28 @@ kappa_catalog_lock_view(Oid view)
 	return kappa_catalog_get_view(view);
 }
 
+/* The elements of a text[] column. */
+static Datum *
+get_texts(HeapTuple row, int column, int *n)
+{
+	Datum *elements;
+	bool isnull;
+	Datum value = SPI_getbinval(row, SPI_tuptable->tupdesc, column, &isnull);
+
+	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elements, NULL, n);
+	return elements;
+}
+
 /* Split 'name=value' elements; values may contain anything. */
 static List *
 get_settings(HeapTuple row, int column, MemoryContext context)
 {
 	MemoryContext old;
 	List *settings = NIL;
-	Datum *elements;
 	int n;
-	bool isnull;
-	Datum value = SPI_getbinval(row, SPI_tuptable->tupdesc, column, &isnull);
+	Datum *elements = get_texts(row, column, &n);
 
-	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false,
-					  TYPALIGN_INT, &elements, NULL, &n);
 	old = MemoryContextSwitchTo(context);
 	for (int i = 0; i < n; i++)
 	{
@@ -310,13 +319,9 @@ get_names(HeapTuple row, int column, MemoryContext context)
 {
 	MemoryContext old;
 	List *names = NIL;
-	Datum *elements;
 	int n;
-	bool isnull;
-	Datum value = SPI_getbinval(row, SPI_tuptable->tupdesc, column, &isnull);
+	Datum *elements = get_texts(row, column, &n);
 
-	deconstruct_array(DatumGetArrayTypeP(value), TEXTOID, -1, false,
-					  TYPALIGN_INT, &elements, NULL, &n);
 	old = MemoryContextSwitchTo(context);
 	for (int i = 0; i < n; i++)
 		names = lappend(names, TextDatumGetCString(elements[i]));

@@ -265,7 +265,6 @@ kappa_definition_get_bounded_query(Query *definition, const KappaShape *shape,
 	return text;
 }
 
-/* Runs at once, so its names are written for the search_path of now. */
 char *
 kappa_definition_deparse(Query *query, const KappaVersion *version)
 {
@@ -288,6 +287,7 @@ kappa_definition_get_fill(Query *definition, const KappaShape *shape,
 	return statements;
 }
 
+/* Runs at once, so its names are written for the search_path of now. */
 char *
 kappa_definition_get_birth(Query *definition, const KappaShape *shape,
 						   const KappaVersion *version)
@@ -571,6 +571,18 @@ kappa_definition_depend(Oid dependent, Oid view)
 	(void) deleteDependencyRecordsForSpecific(RelationRelationId, dependent, DEPENDENCY_AUTO,
 											  RelationRelationId, view);
 	recordDependencyOn(&from, &to, DEPENDENCY_AUTO);
+}
+
+void
+kappa_definition_analyze_table(Oid relid)
+{
+	KappaCatalogScope scope;
+	char *sql = psprintf("ANALYZE %s", kappa_definition_relation_name(relid));
+
+	kappa_catalog_enter(&scope);
+	if (SPI_execute(sql, false, 0) < 0)
+		elog(ERROR, "could not run: %s", sql);
+	kappa_catalog_leave(&scope);
 }
 
 void

@@ -312,19 +312,6 @@ merge_staging(KappaApplier *applier, void *arg)
 	return SPI_processed;
 }
 
-/* How many groups there are decides about the plan. */
-static void
-analyze_staging(Oid staging)
-{
-	KappaCatalogScope scope;
-	char *sql = psprintf("ANALYZE %s", kappa_definition_relation_name(staging));
-
-	kappa_catalog_enter(&scope);
-	if (SPI_execute(sql, false, 0) < 0)
-		elog(ERROR, "could not run: %s", sql);
-	kappa_catalog_leave(&scope);
-}
-
 /* All ranges are done: make a version of what there is. */
 static void
 finish(KappaApplier *applier, KappaFill *fill)
@@ -337,7 +324,8 @@ finish(KappaApplier *applier, KappaFill *fill)
 							psprintf(INT64_FORMAT " messages", progress.messages));
 	if (OidIsValid(fill->staging))
 	{
-		analyze_staging(fill->staging);
+		/* How many groups there are decides about the plan. */
+		kappa_definition_analyze_table(fill->staging);
 		(void) kappa_apply_run(applier, merge_staging, &fill->staging);
 		memcpy(next, applier->next_offset, applier->npartitions * sizeof(int64));
 		kappa_fill_get_ends(fill->view, fill->version, next, applier->npartitions);

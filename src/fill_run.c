@@ -111,30 +111,30 @@ select_fills(const char *sql, Parameters *parameters)
 	return fills;
 }
 
-KappaFill *
-kappa_fill_get(Oid view, int32 version)
+static KappaFill *
+select_fill(const char *sql, Oid view, int32 version)
 {
 	Parameters parameters;
 	List *fills;
 
 	set_version(&parameters, view, version);
-	fills = select_fills("SELECT " FILL_COLUMNS " FROM kappa.fill"
-						 " WHERE view = $1 AND version = $2",
-						 &parameters);
+	fills = select_fills(sql, &parameters);
 	return fills == NIL ? NULL : linitial(fills);
+}
+
+#define SELECT_FILL \
+	"SELECT " FILL_COLUMNS " FROM kappa.fill WHERE view = $1 AND version = $2"
+
+KappaFill *
+kappa_fill_get(Oid view, int32 version)
+{
+	return select_fill(SELECT_FILL, view, version);
 }
 
 KappaFill *
 kappa_fill_lock(Oid view, int32 version)
 {
-	Parameters parameters;
-	List *fills;
-
-	set_version(&parameters, view, version);
-	fills = select_fills("SELECT " FILL_COLUMNS " FROM kappa.fill"
-						 " WHERE view = $1 AND version = $2 FOR UPDATE SKIP LOCKED",
-						 &parameters);
-	return fills == NIL ? NULL : linitial(fills);
+	return select_fill(SELECT_FILL " FOR UPDATE SKIP LOCKED", view, version);
 }
 
 List *

@@ -27,7 +27,6 @@
 
 #include "access/table.h"
 #include "access/xact.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -182,19 +181,6 @@ too_early(const Rebuild *rebuild, int *delay_ms)
 
 /* ---- indexes ---- */
 
-static void
-analyze_table(Oid relid)
-{
-	KappaCatalogScope scope;
-	char *sql = psprintf("ANALYZE %s",
-						 kappa_definition_relation_name(relid));
-
-	kappa_catalog_enter(&scope);
-	if (SPI_execute(sql, false, 0) < 0)
-		elog(ERROR, "could not run: %s", sql);
-	kappa_catalog_leave(&scope);
-}
-
 /* A dump keeps no dropped columns: layouts that were equal may differ in what it is restored to. */
 static bool
 layouts_fit(Oid view, Oid shadow)
@@ -246,7 +232,7 @@ prepare_shadow(Rebuild *rebuild, const KappaApplier *shadow)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	kappa_swap_build_indexes(rebuild->view, shadow->target);
 	PopActiveSnapshot();
-	analyze_table(shadow->target);
+	kappa_definition_analyze_table(shadow->target);
 	CommitTransactionCommand();
 	return true;
 }

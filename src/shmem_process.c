@@ -391,30 +391,32 @@ kappa_shmem_take_reload(void)
 	return result;
 }
 
-bool
-kappa_shmem_worker_reserve(bool catchup, KappaProcessId *id)
+static bool
+reserve_worker(bool catchup, bool filler, KappaProcessId *id)
 {
 	bool result;
 
 	LWLockAcquire(kappa_shmem.lock, LW_EXCLUSIVE);
 	result = reserve_process(kappa_shmem.workers, MyDatabaseId, id);
 	if (result)
+	{
 		kappa_shmem.workers[id->slot].catchup = catchup;
+		kappa_shmem.workers[id->slot].filler = filler;
+	}
 	LWLockRelease(kappa_shmem.lock);
 	return result;
 }
 
 bool
+kappa_shmem_worker_reserve(bool catchup, KappaProcessId *id)
+{
+	return reserve_worker(catchup, false, id);
+}
+
+bool
 kappa_shmem_filler_reserve(KappaProcessId *id)
 {
-	bool result;
-
-	LWLockAcquire(kappa_shmem.lock, LW_EXCLUSIVE);
-	result = reserve_process(kappa_shmem.workers, MyDatabaseId, id);
-	if (result)
-		kappa_shmem.workers[id->slot].filler = true;
-	LWLockRelease(kappa_shmem.lock);
-	return result;
+	return reserve_worker(false, true, id);
 }
 
 /* Its views are to be given to others. */

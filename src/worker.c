@@ -620,6 +620,22 @@ begin_fill_step(void *arg)
 	CommitTransactionCommand();
 }
 
+/* A view that has been told how the log stands, and has not been looked at since. */
+static KappaServed *
+find_new(KappaSource *source)
+{
+	ListCell *lc;
+
+	foreach(lc, source->views)
+	{
+		KappaServed *served = lfirst(lc);
+
+		if (served->log_set && !served->started)
+			return served;
+	}
+	return NULL;
+}
+
 /*
  * Hand versions over that others fill faster (fill.h).  That it cannot be done
  * is no reason not to go on here.
@@ -627,22 +643,19 @@ begin_fill_step(void *arg)
 static void
 hand_over(KappaSource *source)
 {
-	List *views = list_copy(source->views);
-	ListCell *lc;
+	KappaServed *served;
 
-	foreach(lc, views)
+	while ((served = find_new(source)) != NULL)
 	{
-		FillStep step = { .served = lfirst(lc) };
+		FillStep step = { .served = served };
 		ErrorData *error;
 
-		if (!step.served->log_set || step.served->started)
-			continue;
-		step.served->started = true;
+		served->started = true;
 		error = kappa_worker_attempt(begin_fill_step, &step);
 		if (error != NULL)
-			log_failure(step.served, error, "is not replayed in parallel");
+			log_failure(served, error, "is not replayed in parallel");
 		else if (step.begun)
-			leave_quietly(step.served);
+			leave_quietly(served);
 	}
 }
 
