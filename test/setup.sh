@@ -30,6 +30,7 @@ find_server() {
 	for candidate in "${candidates[@]}"; do
 		bin=$("$candidate" --bindir 2>/dev/null) &&
 			[ -x "$bin/postgres" ] && [ -e "$("$candidate" --pgxs)" ] &&
+			[ -e "$("$candidate" --includedir-server)/postgres.h" ] &&
 			server_config=$bin/pg_config && return 0
 	done
 	return 1
