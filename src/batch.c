@@ -501,6 +501,12 @@ get_batch_message(Oid relid, ItemPointer tid)
 	return &bt->batch->messages[i];
 }
 
+static int32
+get_log_partition(ItemPointer tid)
+{
+	return (ItemPointerGetOffsetNumberNoCheck(tid) & ~KAPPA_TID_TOMBSTONE) - 1;
+}
+
 Datum
 kappa_sql_message_partition(PG_FUNCTION_ARGS)
 {
@@ -509,7 +515,7 @@ kappa_sql_message_partition(PG_FUNCTION_ARGS)
 
 	if (message != NULL)
 		PG_RETURN_INT32(message->partition);
-	PG_RETURN_INT32(ItemPointerGetOffsetNumberNoCheck(tid) - 1);
+	PG_RETURN_INT32(get_log_partition(tid));
 }
 
 Datum
@@ -520,8 +526,7 @@ kappa_sql_message_offset(PG_FUNCTION_ARGS)
 
 	if (message != NULL)
 		PG_RETURN_INT64(message->offset);
-	PG_RETURN_INT64(kappa_bounds_get_offset(PG_GETARG_OID(0),
-											ItemPointerGetOffsetNumberNoCheck(tid) - 1,
+	PG_RETURN_INT64(kappa_bounds_get_offset(PG_GETARG_OID(0), get_log_partition(tid),
 											ItemPointerGetBlockNumberNoCheck(tid)));
 }
 
@@ -530,5 +535,9 @@ kappa_sql_message_has_value(PG_FUNCTION_ARGS)
 {
 	ItemPointer tid = (ItemPointer) PG_GETARG_POINTER(1);
 
-	PG_RETURN_BOOL(ItemPointerGetOffsetNumberNoCheck(tid) != KAPPA_TID_BATCH_TOMBSTONE);
+	OffsetNumber mark = ItemPointerGetOffsetNumberNoCheck(tid);
+
+	if (mark >= KAPPA_TID_BATCH_TOMBSTONE)
+		PG_RETURN_BOOL(mark == KAPPA_TID_BATCH_VALUE);
+	PG_RETURN_BOOL((mark & KAPPA_TID_TOMBSTONE) == 0);
 }

@@ -34,11 +34,13 @@ typedef struct KappaBatch
 /*
  * A row of a batch is identified by its place in the array (block number) and
  * one of these marks (offset number).  Scans of the log use offset numbers up
- * to KAPPA_TID_MAX_PARTITION + 1 for partition + 1.
+ * to KAPPA_TID_MAX_PARTITION + 1 for partition + 1, and add KAPPA_TID_TOMBSTONE
+ * to those of messages without a value.
  */
 #define KAPPA_TID_BATCH_VALUE 0xFFFE
 #define KAPPA_TID_BATCH_TOMBSTONE 0xFFFD
-#define KAPPA_TID_MAX_PARTITION 60000
+#define KAPPA_TID_TOMBSTONE 0x8000
+#define KAPPA_TID_MAX_PARTITION 30000
 
 typedef struct KappaBatchTable KappaBatchTable;
 typedef struct KappaBatchCursor KappaBatchCursor;

@@ -81,6 +81,8 @@ scan_mode(const RangeTblEntry *rte)
 		return KAPPA_SCAN_BATCH;
 	if (strcmp(rte->alias->aliasname, KAPPA_BOUNDED_ALIAS) == 0)
 		return KAPPA_SCAN_BOUNDED;
+	if (strcmp(rte->alias->aliasname, KAPPA_STRETCH_ALIAS) == 0)
+		return KAPPA_SCAN_STRETCH;
 	if (strcmp(rte->alias->aliasname, KAPPA_LATER_ALIAS) == 0)
 		return KAPPA_SCAN_LATER;
 	return KAPPA_SCAN_LOG;
@@ -214,7 +216,7 @@ estimate_messages(const KappaRelInfo *info, PlannerInfo *root,
 	double messages = DEFAULT_MESSAGES;
 	int n;
 
-	if (info->plan.mode == KAPPA_SCAN_BOUNDED &&
+	if (kappa_scan_is_bounded(info->plan.mode) &&
 		kappa_fdw_bound_rows(info->table->relid) >= 0)
 		messages = kappa_fdw_bound_rows(info->table->relid);
 	else if (log != NULL)
@@ -360,7 +362,7 @@ kappaGetForeignPaths(PlannerInfo *root, RelOptInfo *baserel, Oid foreigntableid)
 	 * Only the leader knows the bounds.  A worker may have a share of a scan
 	 * that the leader has begun, but not all of one to itself.
 	 */
-	if (info->plan.mode == KAPPA_SCAN_BOUNDED || info->plan.mode == KAPPA_SCAN_LATER)
+	if (kappa_scan_is_bounded(info->plan.mode) || info->plan.mode == KAPPA_SCAN_LATER)
 		path->path.parallel_safe = false;
 	add_path(baserel, (Path *) path);
 	if (baserel->consider_parallel && baserel->lateral_relids == NULL)
@@ -463,7 +465,7 @@ kappaExplainForeignScan(ForeignScanState *node, ExplainState *es)
 	ExplainPropertyText("Topic", table->topic, es);
 	if (plan.mode == KAPPA_SCAN_BATCH)
 		ExplainPropertyText("Reads", "batch", es);
-	else if (plan.mode == KAPPA_SCAN_BOUNDED)
+	else if (kappa_scan_is_bounded(plan.mode))
 		ExplainPropertyText("Reads", "bound offsets", es);
 	else if (plan.mode == KAPPA_SCAN_LATER)
 		ExplainPropertyText("Reads", "messages after bound offsets", es);

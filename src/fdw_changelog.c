@@ -61,6 +61,7 @@ struct KappaChangelog
 	ScanState *node;
 	ExprState *key_filter; /* NULL if there are no key clauses */
 	bool rewind;
+	bool tombstones;
 
 	int nkeys;
 	ChangelogKey *keys;
@@ -137,7 +138,7 @@ init_same_key(KappaChangelog *changelog)
 
 KappaChangelog *
 kappa_changelog_create(const KappaTable *table, KappaDecoder *decoder,
-					   List *key_clauses, ScanState *node, bool rewind)
+					   List *key_clauses, ScanState *node, bool rewind, bool tombstones)
 {
 	KappaChangelog *changelog = palloc0(sizeof(KappaChangelog));
 	TupleDesc table_desc = RelationGetDescr(node->ss_currentRelation);
@@ -146,6 +147,7 @@ kappa_changelog_create(const KappaTable *table, KappaDecoder *decoder,
 	changelog->decoder = decoder;
 	changelog->node = node;
 	changelog->rewind = rewind;
+	changelog->tombstones = tombstones;
 	changelog->key_filter = ExecInitQual(key_clauses, &node->ps);
 
 	changelog->keys = palloc(table->ncolumns * sizeof(ChangelogKey));
@@ -445,8 +447,11 @@ fill_message(KappaChangelog *changelog)
 		message->key = VARDATA_ANY(DatumGetPointer(values[SORT_KEY]));
 		message->key_len = VARSIZE_ANY_EXHDR(DatumGetPointer(values[SORT_KEY]));
 	}
-	message->value = VARDATA_ANY(DatumGetPointer(values[SORT_VALUE]));
-	message->value_len = VARSIZE_ANY_EXHDR(DatumGetPointer(values[SORT_VALUE]));
+	if (!nulls[SORT_VALUE])
+	{
+		message->value = VARDATA_ANY(DatumGetPointer(values[SORT_VALUE]));
+		message->value_len = VARSIZE_ANY_EXHDR(DatumGetPointer(values[SORT_VALUE]));
+	}
 	if (!nulls[SORT_HEADERS])
 		unpack_headers(changelog, values[SORT_HEADERS]);
 }
@@ -463,7 +468,8 @@ kappa_changelog_next(KappaChangelog *changelog)
 
 		ExecCopySlot(changelog->latest, changelog->output);
 		slot_getallattrs(changelog->latest);
-		if (changelog->latest->tts_isnull[changelog->nkeys + SORT_VALUE])
+		if (!changelog->tombstones &&
+			changelog->latest->tts_isnull[changelog->nkeys + SORT_VALUE])
 			continue;
 		fill_message(changelog);
 		return &changelog->message;

@@ -21,12 +21,12 @@ typedef struct KappaChangelog KappaChangelog;
  * Prepare to find the latest messages of a changelog.  The decoder must have
  * the key columns.  key_clauses are conditions of the form "key column =
  * constant"; messages that do not satisfy them are passed over at once.
- * Lives in CurrentMemoryContext.
+ * tombstones: keys whose latest message is one are wanted, too.  Lives in CurrentMemoryContext.
  */
 extern KappaChangelog *kappa_changelog_create(const KappaTable *table,
 											  KappaDecoder *decoder,
-											  List *key_clauses,
-											  ScanState *node, bool rewind);
+											  List *key_clauses, ScanState *node,
+											  bool rewind, bool tombstones);
 
 /* Read everything from a reader that was started. */
 extern void kappa_changelog_load(KappaChangelog *changelog, KappaReader *reader);
@@ -40,7 +40,8 @@ extern void kappa_changelog_clear(KappaChangelog *changelog);
 
 /*
  * The next key's latest message, or NULL.  Keys whose latest message is a
- * tombstone are left out.  The message is valid until the next call.
+ * tombstone are left out, unless they are wanted.  The message is valid until
+ * the next call.
  */
 extern const KappaMessage *kappa_changelog_next(KappaChangelog *changelog);
 

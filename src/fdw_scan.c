@@ -165,7 +165,8 @@ kappaBeginForeignScan(ForeignScanState *node, int eflags)
 		if (scan->table->changelog && scan->plan.mode != KAPPA_SCAN_LATER)
 			scan->changelog = kappa_changelog_create(scan->table, scan->decoder,
 													 scan->plan.key_clauses,
-													 &node->ss, scan->rewind);
+													 &node->ss, scan->rewind,
+													 scan->plan.mode == KAPPA_SCAN_STRETCH);
 	}
 	MemoryContextSwitchTo(old);
 }
@@ -240,7 +241,7 @@ ensure_log(KappaScan *scan)
 
 	log = kappa_reader_get_log(scan->reader);
 	kappa_estimate_remember(scan->table, scan->userid, log);
-	if (scan->plan.mode == KAPPA_SCAN_BOUNDED)
+	if (kappa_scan_is_bounded(scan->plan.mode))
 	{
 		const KappaLog *bounds = kappa_bounds_get(scan->table->relid);
 
@@ -352,7 +353,7 @@ resolve_ranges(KappaScan *scan, ForeignScanState *node, KappaRange **ranges)
 	n = kappa_ranges_resolve(scan->restrictions, node->ss.ps.ps_ExprContext,
 							 kappa_reader_topic(scan->reader), scan->log,
 							 ranges);
-	if (scan->plan.mode == KAPPA_SCAN_BOUNDED)
+	if (kappa_scan_is_bounded(scan->plan.mode))
 		n = kappa_bounds_cut_gaps(scan->table->relid, ranges, n);
 	return n;
 }
@@ -433,7 +434,10 @@ start_scan(KappaScan *scan, ForeignScanState *node)
 
 /* ---- rows ---- */
 
-/* ctid: block number from the offset, item number from the partition. */
+/*
+ * ctid: block number from the offset, item number from the partition, with a
+ * mark if there is no value.
+ */
 static void
 set_ctid(const KappaScan *scan, const KappaMessage *message,
 		 TupleTableSlot *slot)
@@ -448,7 +452,8 @@ set_ctid(const KappaScan *scan, const KappaMessage *message,
 				 errdetail("Offset " INT64_FORMAT " of partition %d of topic \"%s\" is too far from the start of the scan, or the partition's number is too large.",
 						   message->offset, message->partition,
 						   scan->table->topic)));
-	ItemPointerSet(&slot->tts_tid, (BlockNumber) block, message->partition + 1);
+	ItemPointerSet(&slot->tts_tid, (BlockNumber) block,
+				   (message->partition + 1) | (message->value == NULL ? KAPPA_TID_TOMBSTONE : 0));
 }
 
 /*
@@ -537,7 +542,7 @@ tell_counters(KappaScan *scan)
 	bool later = scan->plan.mode == KAPPA_SCAN_LATER;
 	double offsets = 0;
 
-	if ((scan->plan.mode != KAPPA_SCAN_BOUNDED && !later) || scan->log == NULL)
+	if ((!kappa_scan_is_bounded(scan->plan.mode) && !later) || scan->log == NULL)
 		return;
 	collect_counters(scan);
 	if (later)

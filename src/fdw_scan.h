@@ -20,9 +20,16 @@ typedef enum KappaScanMode
 {
 	KAPPA_SCAN_LOG,     /* the log, up to its end when the scan begins */
 	KAPPA_SCAN_BOUNDED, /* the log, between bounds that this process has bound */
+	KAPPA_SCAN_STRETCH, /* the same; of a changelog also keys whose latest message is a tombstone */
 	KAPPA_SCAN_LATER,   /* every message after these bounds, of a changelog, too */
 	KAPPA_SCAN_BATCH,   /* the batch that this process has bound */
 } KappaScanMode;
+
+static inline bool
+kappa_scan_is_bounded(KappaScanMode mode)
+{
+	return mode == KAPPA_SCAN_BOUNDED || mode == KAPPA_SCAN_STRETCH;
+}
 
 /*
  * What the planner hands to the executor, as ForeignScan.fdw_private and
@@ -45,7 +52,7 @@ extern void kappa_scan_load_plan(const ForeignScan *scan, KappaScanPlan *plan);
 
 /*
  * Bind offset bounds to a foreign table, for scans under KAPPA_BOUNDED_ALIAS
- * in this process: of partition p they read the offsets start[p] up to, not
+ * or KAPPA_STRETCH_ALIAS in this process: of partition p they read the offsets start[p] up to, not
  * including, end[p], and of partitions from n on nothing.  The arrays are
  * copied.  A later binding of the same table replaces this one; all are
  * forgotten by kappa_fdw_unbind_bounds() and at the end of the transaction.

@@ -25,13 +25,14 @@
 /*
  * Reserved table aliases.  A scan of a foreign table under one of these names
  * does not read the log up to its end, but what this process has bound to the
- * foreign table: a batch (batch.h), or offset bounds (fdw_scan.h) or what comes
- * after them.  The mode is part of the statement so that it survives deparsing and replanning, and
- * so that a function that happens to read the same foreign table is not
- * affected.
+ * foreign table: a batch (batch.h), or offset bounds (fdw_scan.h), for a check or
+ * for a replay, or what comes after them.  The mode is part of the statement so
+ * that it survives deparsing and replanning, and so that a function that happens
+ * to read the same foreign table is not affected.
  */
 #define KAPPA_BATCH_ALIAS "kappa batch"
 #define KAPPA_BOUNDED_ALIAS "kappa log"
+#define KAPPA_STRETCH_ALIAS "kappa stretch"
 #define KAPPA_LATER_ALIAS "kappa later"
 
 /*

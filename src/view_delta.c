@@ -204,6 +204,21 @@ expose(TargetEntry *tle, const char *name)
 	tle->resname = pstrdup(name);
 }
 
+/* The place of the message in the log. */
+static void
+add_place(Query *query, const KappaShape *shape, TargetEntry **partition, TargetEntry **offset)
+{
+	*partition = add_target(query, make_message_call(shape, "message_partition", INT4OID));
+	*offset = add_target(query, make_message_call(shape, "message_offset", INT8OID));
+}
+
+static void
+expose_place(TargetEntry *partition, TargetEntry *offset)
+{
+	expose(partition, KAPPA_COLUMN_PARTITION);
+	expose(offset, KAPPA_COLUMN_OFFSET);
+}
+
 /*
  * Complete the order of DISTINCT ON by the place in the log.  expose_order:
  * make output columns of what the sort needs and the query does not show.
@@ -223,8 +238,7 @@ complete_order(Query *query, const KappaShape *shape, bool expose_order)
 								InvalidOid, query->sortClause))
 			query->sortClause = lappend(query->sortClause, copyObject(clause));
 	}
-	partition = add_target(query, make_message_call(shape, "message_partition", INT4OID));
-	offset = add_target(query, make_message_call(shape, "message_offset", INT8OID));
+	add_place(query, shape, &partition, &offset);
 	add_sort(query, partition);
 	add_sort(query, offset);
 	if (kappa_query_multiplies(query))
@@ -240,8 +254,7 @@ complete_order(Query *query, const KappaShape *shape, bool expose_order)
 			expose(get_tle_by_resno(query->targetList, order->resno),
 				   kappa_delta_order_name(shape, order));
 	}
-	expose(partition, KAPPA_COLUMN_PARTITION);
-	expose(offset, KAPPA_COLUMN_OFFSET);
+	expose_place(partition, offset);
 }
 
 char *
@@ -403,8 +416,15 @@ kappa_delta_over_batch(Query *definition, const KappaShape *shape)
 Query *
 kappa_delta_over_stretch(Query *definition, const KappaShape *shape)
 {
-	Assert(!shape->scan->changelog);
-	return make_delta(definition, shape, KAPPA_BOUNDED_ALIAS);
+	Query *query = make_delta(definition, shape, KAPPA_STRETCH_ALIAS);
+	TargetEntry *partition;
+	TargetEntry *offset;
+
+	if (!shape->scan->changelog)
+		return query;
+	add_place(query, shape, &partition, &offset);
+	expose_place(partition, offset);
+	return query;
 }
 
 Query *

@@ -45,7 +45,7 @@
  */
 extern Query *kappa_delta_over_batch(Query *definition, const KappaShape *shape);
 
-/* Likewise over a stretch of the log, between bounds; not of a changelog. */
+/* Likewise over a stretch of the log; over a changelog with partition and offset, too. */
 extern Query *kappa_delta_over_stretch(Query *definition, const KappaShape *shape);
 
 /* The query over the bounded log, with the outputs of the definition and ties completed. */

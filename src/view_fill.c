@@ -36,14 +36,13 @@
 bool
 kappa_fill_is_possible(const KappaShape *shape)
 {
-	return !shape->scan->changelog &&
-		   (shape->root->kind != KAPPA_NODE_LATEST || shape->key != NIL);
+	return shape->root->kind != KAPPA_NODE_LATEST || shape->key != NIL;
 }
 
 bool
 kappa_fill_needs_staging(const KappaShape *shape)
 {
-	return shape->root->kind != KAPPA_NODE_SCAN;
+	return shape->root->kind != KAPPA_NODE_SCAN || shape->scan->changelog;
 }
 
 /* ---- aggregates ---- */
@@ -200,9 +199,30 @@ make_first_rows(const KappaShape *shape, const char *staging)
 	return buf.data;
 }
 
+/* ---- changelogs ---- */
+
+/*
+ * The last row of each key.  Only then may those go that are not kept: until
+ * all are there, they are what takes older ones away.
+ */
+static char *
+make_last_rows(const KappaShape *shape, const char *staging)
+{
+	char *key = kappa_text_key(shape, "d");
+
+	return psprintf("SELECT * FROM (\n"
+					"  SELECT DISTINCT ON (%s) d.*\n  FROM %s AS d\n  ORDER BY %s, %s DESC, %s DESC\n"
+					") AS d\nWHERE %s",
+					key, staging, key, kappa_text_column("d", KAPPA_COLUMN_PARTITION),
+					kappa_text_column("d", KAPPA_COLUMN_OFFSET),
+					kappa_text_column("d", KAPPA_COLUMN_KEEP));
+}
+
 char *
 kappa_fill_make_delta(const KappaShape *shape, const char *staging)
 {
+	if (shape->scan->changelog)
+		return make_last_rows(shape, staging);
 	if (shape->root->kind == KAPPA_NODE_LATEST)
 		return make_first_rows(shape, staging);
 	if (shape->needs_companion)

@@ -13,14 +13,10 @@
 
 #include "view_analyze.h"
 
-/*
- * Whether the log can be replayed in stretches, in whatever order.  Not of a
- * changelog: a message without a value is remembered nowhere, so that one that
- * came before it would come back.
- */
+/* Whether the log can be replayed in stretches, in whatever order. */
 extern bool kappa_fill_is_possible(const KappaShape *shape);
 
-/* Whether the rows of several stretches have to be made one: all but plain rows. */
+/* Whether the rows of several stretches have to be made one: all but rows of events. */
 extern bool kappa_fill_needs_staging(const KappaShape *shape);
 
 /* A query over a staging table (a qualified, quoted name) that has the rows of a delta. */

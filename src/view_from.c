@@ -198,7 +198,8 @@ check_entry(KappaQuery *kq, Index rti, bool nullable)
 							: kappa_refuse_locate(kq->pstate, rte));
 	if (rte->alias != NULL &&
 		(strcmp(rte->alias->aliasname, KAPPA_BATCH_ALIAS) == 0 ||
-		 strcmp(rte->alias->aliasname, KAPPA_BOUNDED_ALIAS) == 0))
+		 strcmp(rte->alias->aliasname, KAPPA_BOUNDED_ALIAS) == 0 ||
+		 strcmp(rte->alias->aliasname, KAPPA_STRETCH_ALIAS) == 0))
 		ereport(ERROR,
 				(errcode(ERRCODE_RESERVED_NAME),
 				 errmsg("table alias \"%s\" is reserved for kappa", rte->alias->aliasname),

@@ -252,7 +252,9 @@ kappa_plan_staging_ddl(const KappaShape *shape, const char *qualified_name)
 	else
 	{
 		append_outputs(&buf, shape);
-		if (shape->needs_companion)
+		if (shape->scan->changelog)
+			appendStringInfo(&buf, ", %s boolean NOT NULL", quote_identifier(KAPPA_COLUMN_KEEP));
+		if (shape->scan->changelog || shape->needs_companion)
 		{
 			appendStringInfoString(&buf, ", ");
 			append_order_and_place(&buf, shape, true);

@@ -80,14 +80,49 @@ foreach my $partitions (1, 3, 12)
 is(replays(), 3 * keys %queries, 'all of them were replayed');
 is(state_objects(), '0 0 0', 'nothing is left behind');
 
+# ---- Changelogs: rows that change, go, come back, and move out of the view. ----
+
+sub user
+{
+	my ($i) = @_;
+
+	return { key => $i % 400, value => undef } if $i % 7 == 0 || ($i % 400 < 20 && $i > 2500);
+	return { key => $i % 400, value => { name => "user $i", shop => 'shop ' . $i % 3, age => $i % 90 } };
+}
+my %changelog_queries = (
+	users => 'SELECT user_id, name, shop FROM %s',
+	one_shop => q(SELECT user_id, upper(name) AS name, 100 / age AS x FROM %s WHERE age > 0 AND shop = 'shop 1'),
+	regional => 'SELECT u.user_id, r.name FROM %s u JOIN regions r USING (shop)',
+	placed => 'SELECT user_id, part, pos FROM %s',
+	ids => 'SELECT user_id FROM %s');
+
+foreach my $partitions (1, 5)
+{
+	my $topic = "users$partitions";
+
+	create_topic($topic, partitions => $partitions);
+	produce($topic, [ map { user($_) } 1 .. 3000 ]);
+	sql("CREATE FOREIGN TABLE $topic (user_id int OPTIONS (key 'true', metadata 'key'), name text, shop text, age int, part int OPTIONS (metadata 'partition'), pos bigint OPTIONS (metadata 'offset')) SERVER events OPTIONS (topic '$topic', format 'json')");
+	my $before = replays();
+	sql("SELECT kappa.create_view('${_}_$partitions', \$\$" . sprintf($changelog_queries{$_}, $topic) . '$$)') foreach sort keys %changelog_queries;
+	is(sql("SELECT kappa.wait_for('${_}_$partitions')"), 't', "$_ over $partitions partitions") foreach sort keys %changelog_queries;
+	is(replays() - $before, keys %changelog_queries, 'all of them were replayed');
+	cmp_ok(sql("SELECT count(*) FROM users_$partitions"), '<', 400, 'keys without a value are left out');
+	produce($topic, [ map { user($_) } 3001 .. 3100 ]);
+	ok_view($node, "${_}_$partitions") foreach sort keys %changelog_queries;
+}
+is(state_objects(), '0 0 0', 'nothing is left behind');
+
 # ---- Rebuilds. ----
 
-foreach my $name (qw(log per_shop having last_sale))
+foreach my $name (qw(log per_shop having last_sale users one_shop))
 {
-	sql("SET client_min_messages = error; SELECT kappa.rebuild('${name}_3')");
-	is(sql("SELECT kappa.wait_for_rebuild('${name}_3', '1 min')"), 't', "rebuild of $name");
-	ok_view($node, "${name}_3");
-	is(sql("SELECT messages = messages_total AND messages > 3000 FROM kappa.rebuilds WHERE view = '${name}_3'::regclass"), 't', 'all messages are counted');
+	my $view = $name . ($changelog_queries{$name} ? '_5' : '_3');
+
+	sql("SET client_min_messages = error; SELECT kappa.rebuild('$view')");
+	is(sql("SELECT kappa.wait_for_rebuild('$view', '1 min')"), 't', "rebuild of $name");
+	ok_view($node, $view);
+	is(sql("SELECT messages = messages_total AND messages > 3000 FROM kappa.rebuilds WHERE view = '$view'::regclass"), 't', 'all messages are counted');
 }
 is(state_objects(), '0 0 0', 'nothing is left behind');
 
