@@ -141,10 +141,7 @@ SHLIB_LINK = $(shell pkg-config --libs rdkafka simdjson) -lstdc++
 ifneq ($(SANITIZE),)
 SANITIZER = -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer -O1 -U_FORTIFY_SOURCE
-SHLIB_LINK += $(addprefix -Wl$(comma)--wrap=,palloc palloc0 palloc_extended \
-	repalloc repalloc_huge pfree MemoryContextAlloc MemoryContextAllocExtended \
-	MemoryContextAllocHuge MemoryContextAllocZero MemoryContextAllocZeroAligned)
-comma = ,
+SHLIB_LINK += -Wl,@$(CURDIR)/test/sanitizer/wrap
 endif
 
 EXTRA_CLEAN = test/broker/build portlock

@@ -230,15 +230,16 @@ convert_numeric(const char *text, Size len, int32 typmod, Datum *result)
 	{
 		if (is_digit(*p))
 		{
+			if (++ndigits > MAX_INT64_DIGITS)
+				return false;
 			value = value * 10 + (*p - '0');
-			ndigits++;
 		}
 		else if (*p == '.' && point == NULL)
 			point = p;
 		else
 			return false;
 	}
-	if (ndigits > MAX_INT64_DIGITS || point == end - 1)
+	if (point == end - 1)
 		return false;
 
 	scale = point ? end - point - 1 : 0;

@@ -86,6 +86,27 @@ need_build_packages() {
 	find_server || die 'no PostgreSQL 15 or later with its headers was found'
 }
 
+# Print the clang to fuzz with, one that has libFuzzer.
+find_clang() {
+	local clang
+	for clang in clang $(compgen -c clang- | grep -E '^clang-[0-9]+$' | sort -rVu); do
+		[ ! -e "$("$clang" -print-runtime-dir 2>/dev/null)/libclang_rt.fuzzer_no_main-$(uname -m).a" ] ||
+			{ echo "$clang" && return; }
+	done
+	return 1
+}
+
+# PostgreSQL's headers bring clang, but not the libraries for it.
+need_clang() {
+	local version
+	find_clang >/dev/null && return
+	version=$(apt-cache depends clang 2>/dev/null |
+		sed -n 's/^ *Depends: clang-\([0-9]*\)$/\1/p')
+	[ -n "$version" ] || return 1
+	need_packages "clang-$version" "libclang-rt-$version-dev"
+	find_clang >/dev/null
+}
+
 # Bring Kafka's jars, once, to a folder whose name is left in $jars.
 need_kafka() {
 	jars=${KAPPA_KAFKA_LIB:-$top/.cache/kafka}
