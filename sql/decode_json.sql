@@ -109,6 +109,17 @@ SELECT count(*) FROM generate_series(0, 300) n, LATERAL (SELECT '{"x":"' || repe
 WHERE kappa.decode_message('one', convert_to(message, 'UTF8')) ->> 'a' <> (message::jsonb -> 'a')::text;
 SELECT length(kappa.decode_message('field', convert_to('{"x": [' || repeat('{"y": "' || repeat('z', 90) || '"},', 30000) || '0], "a": "' || repeat('é', 1000000) || '"}', 'UTF8')) ->> 'a');
 
+-- Only kappa's foreign tables say how to read a message.
+CREATE TABLE ordinary (a int);
+CREATE FOREIGN DATA WRAPPER other;
+CREATE SERVER other FOREIGN DATA WRAPPER other;
+CREATE FOREIGN TABLE foreigner (a int) SERVER other;
+SELECT kappa.decode_message('ordinary', '{"a": 1}');
+SELECT kappa.decode_message('foreigner', '{"a": 1}');
+SELECT kappa.decode_message(1, '{"a": 1}');
+SELECT kappa.query_text('ordinary');
+
 SET client_min_messages = warning;
 DROP SERVER log CASCADE;
+DROP FOREIGN DATA WRAPPER other CASCADE;
 DROP SCHEMA decode_json CASCADE;

@@ -33,6 +33,22 @@ all_columns(const KappaTable *table)
 	return columns;
 }
 
+static KappaTable *
+get_topic(Oid relid)
+{
+	char *name = get_rel_name(relid);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	if (!kappa_options_is_topic(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a foreign table of kappa", name)));
+	return kappa_options_get_table(relid);
+}
+
 static void
 push_string(JsonbParseState **state, JsonbIteratorToken token, const char *string)
 {
@@ -112,7 +128,7 @@ kappa_sql_decode_message(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
 
-	table = kappa_options_get_table(PG_GETARG_OID(0));
+	table = get_topic(PG_GETARG_OID(0));
 	decoder = kappa_decoder_create(table, all_columns(table));
 	message = make_message(fcinfo);
 	values = palloc(kappa_decoder_ncells(decoder) * sizeof(Datum) + 1);

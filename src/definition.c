@@ -213,11 +213,13 @@ Datum
 kappa_sql_query_text(PG_FUNCTION_ARGS)
 {
 	Relation rel = try_relation_open(PG_GETARG_OID(0), AccessShareLock);
-	Datum text;
+	Datum text = (Datum) 0;
 
 	if (rel == NULL)
 		PG_RETURN_NULL();
-	text = DirectFunctionCall2(pg_get_viewdef_ext, PG_GETARG_DATUM(0), BoolGetDatum(true));
+	fcinfo->isnull = rel->rd_rel->relkind != RELKIND_VIEW;
+	if (!fcinfo->isnull)
+		text = DirectFunctionCall2(pg_get_viewdef_ext, PG_GETARG_DATUM(0), BoolGetDatum(true));
 	relation_close(rel, AccessShareLock);
 	return text;
 }
