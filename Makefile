@@ -35,6 +35,7 @@ OBJS = \
 	src/decode_scalar.o \
 	src/decode_sql.o \
 	src/definition.o \
+	src/definition_functions.o \
 	src/deliver.o \
 	src/explain.o \
 	src/fdw.o \

@@ -56,6 +56,7 @@ CREATE TABLE kappa.view_version (
     fingerprint text NOT NULL,
     settings text[] NOT NULL,
     source_views text,
+    functions text[] NOT NULL,
     key_columns text[] NOT NULL,
     kept_until timestamptz,
     created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -69,6 +70,7 @@ COMMENT ON COLUMN kappa.view_version.companion IS 'the table in kappa_state with
 COMMENT ON COLUMN kappa.view_version.fingerprint IS 'what the foreign table meant when the version was made';
 COMMENT ON COLUMN kappa.view_version.settings IS 'configuration parameters that the meaning depends on, name=value';
 COMMENT ON COLUMN kappa.view_version.source_views IS 'what the query meant when the version was made, as a hash, if it reads the topic through SQL views; null if not';
+COMMENT ON COLUMN kappa.view_version.functions IS 'what the functions that the query uses did when the version was made, as hashes; empty if all are of PostgreSQL itself';
 COMMENT ON COLUMN kappa.view_version.key_columns IS 'the columns of the view that tell its rows apart; empty if none do';
 COMMENT ON COLUMN kappa.view_version.kept_until IS 'of a previous version: when it is dropped, infinity for with the next rebuild; null of others';
 

@@ -34,11 +34,13 @@
 #include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/tuplestore.h"
 
 #include "append.h"
 #include "apply.h"
 #include "definition.h"
+#include "definition_functions.h"
 #include "guard.h"
 #include "kappa.h"
 #include "keyed.h"
@@ -58,7 +60,10 @@ static const int class_limits[] = { 100, 10000 };
 struct KappaApplierPrivate
 {
 	bool valid;         /* cleared by invalidation */
+	bool same;          /* likewise, by that of functions */
+	bool opened;        /* until then, that of any function counts */
 	List *relations;    /* OIDs whose invalidation matters */
+	List *functions;    /* likewise, hash values of a system cache */
 	List *lookups;      /* OIDs of ordinary tables that the query reads */
 	List *views;        /* OIDs of SQL views through which it reads the topic */
 	bool appends;       /* rows of the delta are inserted as they are */
@@ -100,10 +105,25 @@ note_invalidation(Datum arg, Oid relid)
 	}
 }
 
+static void
+note_function_invalidation(Datum arg, int cache, uint32 hash)
+{
+	ListCell *lc;
+
+	foreach(lc, open_appliers)
+	{
+		KappaApplier *applier = lfirst(lc);
+
+		if (hash == 0 || !applier->own->opened ||
+			list_member_int(applier->own->functions, (int) hash))
+			applier->own->same = false;
+	}
+}
+
 bool
 kappa_apply_is_valid(KappaApplier *applier)
 {
-	return applier->own->valid;
+	return applier->own->valid && applier->own->same;
 }
 
 /* However an applier goes, by closing it or with the memory of who opened it. */
@@ -126,6 +146,7 @@ register_applier(KappaApplier *applier)
 	if (!registered)
 	{
 		CacheRegisterRelcacheCallback(note_invalidation, (Datum) 0);
+		CacheRegisterSyscacheCallback(PROCOID, note_function_invalidation, (Datum) 0);
 		registered = true;
 	}
 	old = MemoryContextSwitchTo(TopMemoryContext);
@@ -174,6 +195,29 @@ check_sources(KappaApplier *applier)
 				 errhint("Change the SQL view back and call kappa.resume_view(), or call kappa.rebuild() to build the view anew.")));
 }
 
+/* Likewise the functions that the query uses. */
+static void
+check_functions(KappaApplier *applier)
+{
+	struct KappaApplierPrivate *own = applier->own;
+	List *all = NIL;
+	List *callees = kappa_definition_list_callees(own->version->definition, &all);
+	Oid changed = kappa_definition_find_changed_callee(callees, own->version->functions);
+	ListCell *lc;
+
+	if (OidIsValid(changed))
+		ereport(ERROR,
+				(errcode(ERRCODE_KAPPA_STOP),
+				 errmsg("function %s that view \"%s\" uses has changed since the view was made",
+						format_procedure_qualified(changed), applier->name),
+				 errdetail("It or a function behind it is another one now.  Rows from before and after the change would not be those of one query."),
+				 errhint("Change the function back and call kappa.resume_view(), or call kappa.rebuild() to build the view anew.")));
+	foreach(lc, all)
+		own->functions = lappend_int(own->functions,
+									 (int) GetSysCacheHashValue1(PROCOID,
+																 ObjectIdGetDatum(lfirst_oid(lc))));
+}
+
 /* Whoever drops what lies in kappa_state by hand has to rebuild the view. */
 static void
 require_table(KappaApplier *applier, Oid relid)
@@ -220,6 +264,7 @@ load_definition(KappaApplier *applier)
 	if (OidIsValid(version->companion))
 		require_table(applier, version->companion);
 	check_sources(applier);
+	check_functions(applier);
 	definition = kappa_definition_get_query(version->definition);
 	shape = kappa_analyze_query(definition, NULL, false);
 	table = kappa_options_get_table(shape->scan->source);
@@ -300,12 +345,14 @@ kappa_apply_open(Oid view, int32 version_number)
 	applier->kept_until = version->kept_until;
 	applier->own->version = version;
 	applier->own->valid = true;
+	applier->own->same = true;
+	register_applier(applier);
 	load_definition(applier);
 	load_position(applier);
+	applier->own->opened = true;
 	MemoryContextSwitchTo(parent);
 
 	MemoryContextSetParent(context, parent);
-	register_applier(applier);
 	return applier;
 }
 
@@ -611,6 +658,16 @@ run_merge(KappaApplier *applier, int nmessages)
 									  statements->by_index));
 }
 
+static void
+throw_outdated(KappaApplier *applier)
+{
+	applier->outdated = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("something that view \"%s\" refers to has just been altered",
+					applier->name)));
+}
+
 /*
  * The merge names its tables.  Locked, they keep their names until it has run;
  * if they have others by now, or are gone, the applier is not what it was:
@@ -632,13 +689,20 @@ lock_tables(KappaApplier *applier)
 	foreach(lc, own->views)
 		LockRelationOid(lfirst_oid(lc), AccessShareLock);
 
-	if (own->valid)
-		return;
-	applier->outdated = true;
-	ereport(ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("something that view \"%s\" refers to has just been altered",
-					applier->name)));
+	if (!kappa_apply_is_valid(applier))
+		throw_outdated(applier);
+}
+
+/*
+ * No lock keeps a function from being replaced.  Whatever the statements have
+ * called, the transaction commits it only if that was what the view began with.
+ */
+static void
+check_no_function_replaced(KappaApplier *applier)
+{
+	AcceptInvalidationMessages();
+	if (!applier->own->same)
+		throw_outdated(applier);
 }
 
 static void
@@ -676,6 +740,7 @@ kappa_apply_run(KappaApplier *applier, KappaApplyStep step, void *arg)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	rows = step(applier, arg);
+	check_no_function_replaced(applier);
 	SPI_finish();
 	PopActiveSnapshot();
 	kappa_guard_permit(InvalidOid);

@@ -55,15 +55,16 @@ struct KappaApplier
 /*
  * Open an applier in a memory context of its own below CurrentMemoryContext.
  * Needs a transaction.  Returns NULL if the version does not exist (any more).
- * Throws ERRCODE_KAPPA_STOP if the definition was dropped or the foreign table
- * does not mean any more what it meant; other errors are to be retried.
+ * Throws ERRCODE_KAPPA_STOP if the definition was dropped, or the foreign table,
+ * an SQL view or a function does not mean any more what it meant; other errors
+ * are to be retried.
  */
 extern KappaApplier *kappa_apply_open(Oid view, int32 version);
 extern void kappa_apply_close(KappaApplier *applier);
 
 /*
  * False when an invalidation has touched the view, its definition, foreign
- * table or lookups since it was opened: close it and open it again.  Call
+ * table, lookups or functions since it was opened: close it and open it again.  Call
  * AcceptInvalidationMessages() first; needs no transaction.
  */
 extern bool kappa_apply_is_valid(KappaApplier *applier);

@@ -329,10 +329,23 @@ get_names(HeapTuple row, int column, MemoryContext context)
 	return names;
 }
 
+/* The other way round. */
+Datum
+kappa_catalog_make_names(const List *names)
+{
+	Datum *elements = palloc(Max(list_length(names), 1) * sizeof(Datum));
+	int n = 0;
+	ListCell *lc;
+
+	foreach(lc, names)
+		elements[n++] = CStringGetTextDatum(lfirst(lc));
+	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
 #define VERSION_COLUMNS \
 	"n.view, n.version, n.definition, n.source, n.target, n.companion," \
-	" n.fingerprint, n.settings, n.version = v.version, n.source_views, n.key_columns," \
-	" n.kept_until"
+	" n.fingerprint, n.settings, n.version = v.version, n.source_views, n.functions," \
+	" n.key_columns, n.kept_until"
 
 static KappaVersion *
 read_version(HeapTuple row, MemoryContext context)
@@ -349,8 +362,9 @@ read_version(HeapTuple row, MemoryContext context)
 	version->settings = get_settings(row, 8, context);
 	version->live = get_bool(row, 9);
 	version->source_views = get_text(row, 10, context);
-	version->key = get_names(row, 11, context);
-	version->kept_until = get_int8(row, 12); /* a timestamptz is an int64 */
+	version->functions = get_names(row, 11, context);
+	version->key = get_names(row, 12, context);
+	version->kept_until = get_int8(row, 13); /* a timestamptz is an int64 */
 	return version;
 }
 

@@ -52,6 +52,7 @@ typedef struct KappaVersion
 	char *fingerprint;      /* kappa_options_fingerprint when it was made */
 	List *settings;         /* of KappaSetting */
 	char *source_views;     /* kappa_definition_hash_sources when it was made, or NULL */
+	List *functions;        /* of C strings: hashes of KappaCallee when it was made */
 	bool live;              /* the view's present version */
 	TimestampTz kept_until; /* of a previous version that is kept live; 0 of others */
 } KappaVersion;
@@ -87,6 +88,9 @@ extern bool kappa_catalog_get_status(Oid view, char **state, char **reason);
  */
 extern KappaView *kappa_catalog_lock_view(Oid view);
 extern KappaVersion *kappa_catalog_get_version(Oid view, int32 version);
+
+/* A text[] of a list of C strings. */
+extern Datum kappa_catalog_make_names(const List *names);
 
 /*
  * The number of a view's live version as committed, which the transaction's

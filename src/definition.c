@@ -147,12 +147,9 @@ kappa_definition_select_as_owner(Oid owner, List *settings, const char *sql,
 	return SPI_processed;
 }
 
-/*
- * Start a GUC nest level in which expressions are deparsed so that the text
- * means the same under any settings: as pg_dump does.
- */
-static int
-enter_deparse(const char *search_path)
+/* As pg_dump does. */
+int
+kappa_definition_enter_deparse(const char *search_path)
 {
 	int level = NewGUCNestLevel();
 
@@ -201,7 +198,7 @@ char *
 kappa_definition_get_text(Oid definition, bool pretty)
 {
 	Query *query = get_rule_query(definition);
-	int level = enter_deparse("");
+	int level = kappa_definition_enter_deparse("");
 	char *text = pg_get_querydef(query, pretty);
 
 	AtEOXact_GUC(true, level);
@@ -241,7 +238,7 @@ enter_deparse_for(const KappaVersion *version)
 		if (strcmp(setting->name, "search_path") == 0)
 			search_path = setting->value;
 	}
-	return enter_deparse(search_path);
+	return kappa_definition_enter_deparse(search_path);
 }
 
 KappaStatements *
@@ -294,7 +291,7 @@ char *
 kappa_definition_get_birth(Query *definition, const KappaShape *shape,
 						   const KappaVersion *version)
 {
-	int level = enter_deparse(GetConfigOption("search_path", false, false));
+	int level = kappa_definition_enter_deparse(GetConfigOption("search_path", false, false));
 	char *statement = kappa_plan_birth(definition, shape, version->target,
 									   version->companion);
 
@@ -310,7 +307,7 @@ void
 kappa_definition_check_text(Oid definition)
 {
 	Query *query = kappa_definition_get_query(definition);
-	int level = enter_deparse("");
+	int level = kappa_definition_enter_deparse("");
 
 	(void) kappa_definition_parse(pg_get_querydef(query, false));
 	AtEOXact_GUC(true, level);
@@ -394,7 +391,7 @@ kappa_definition_hash_sources(Oid definition, List **views)
 		return NULL;
 	if (!uses_system_column((Node *) query, NULL))
 		(void) make_nameless((Node *) query, NULL);
-	level = enter_deparse("");
+	level = kappa_definition_enter_deparse("");
 	set_local("TimeZone", "UTC");
 	set_local("lc_monetary", "C");
 	text = pg_get_querydef(query, false);

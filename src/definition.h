@@ -80,6 +80,12 @@ extern void kappa_definition_check_text(Oid definition);
 /* Does a hash say that the definition means the same as when it was taken?  Either may be NULL. */
 extern bool kappa_definition_same_sources(const char *before, const char *now);
 
+/*
+ * Start a GUC nest level in which expressions are deparsed so that the text
+ * means the same under any settings but search_path; end it with AtEOXact_GUC().
+ */
+extern int kappa_definition_enter_deparse(const char *search_path);
+
 /* The text of a definition, deparsed under an empty search_path. */
 extern char *kappa_definition_get_text(Oid definition, bool pretty);
 

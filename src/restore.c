@@ -33,6 +33,7 @@
 #include "utils/rel.h"
 
 #include "definition.h"
+#include "definition_functions.h"
 #include "kappa.h"
 #include "restore.h"
 
@@ -129,30 +130,39 @@ attach_versions(Oid view)
 }
 
 /*
- * Another major version of PostgreSQL cannot tell whether SQL views are what
- * they were (kappa_definition_same_sources): from now on it can.
+ * Another major version of PostgreSQL cannot tell whether SQL views, and
+ * functions whose body it has parsed, are what they were: from now on it can.
+ * What has changed for certain is left to the worker to tell.
  */
 static void
-renew_sources(const KappaVersion *version)
+renew_hashes(const KappaVersion *version)
 {
 	KappaCatalogScope scope;
-	Oid types[] = { OIDOID, INT4OID, TEXTOID };
-	Datum values[3];
+	Oid types[] = { OIDOID, INT4OID, TEXTOID, TEXTARRAYOID };
+	Datum values[4];
+	char nulls[] = "    ";
 	List *views;
+	List *callees;
 	char *hash;
 
-	if (version->source_views == NULL || !OidIsValid(version->definition))
+	if (!OidIsValid(version->definition))
 		return;
 	hash = kappa_definition_hash_sources(version->definition, &views);
-	if (hash == NULL || !kappa_definition_same_sources(version->source_views, hash))
+	callees = kappa_definition_list_callees(version->definition, NULL);
+	if (!kappa_definition_same_sources(version->source_views, hash) ||
+		OidIsValid(kappa_definition_find_changed_callee(callees, version->functions)))
 		return;
 	values[0] = ObjectIdGetDatum(version->view);
 	values[1] = Int32GetDatum(version->version);
-	values[2] = CStringGetTextDatum(hash);
+	if (hash == NULL)
+		nulls[2] = 'n';
+	else
+		values[2] = CStringGetTextDatum(hash);
+	values[3] = kappa_catalog_make_names(kappa_definition_hash_callees(callees));
 	kappa_catalog_enter(&scope);
-	if (SPI_execute_with_args("UPDATE kappa.view_version SET source_views = $3"
+	if (SPI_execute_with_args("UPDATE kappa.view_version SET source_views = $3, functions = $4"
 							  " WHERE view = $1 AND version = $2",
-							  3, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+							  4, types, values, nulls, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not adopt a restored version");
 	kappa_catalog_leave(&scope);
 }
@@ -167,7 +177,7 @@ kappa_restore_adopt(const KappaView *view)
 
 	attach_versions(view->view);
 	foreach(lc, kappa_catalog_list_versions(view->view))
-		renew_sources(lfirst(lc));
+		renew_hashes(lfirst(lc));
 	values[0] = ObjectIdGetDatum(view->view);
 	values[1] = Int64GetDatum((int64) GetSystemIdentifier());
 	values[2] = ObjectIdGetDatum(MyDatabaseId);

@@ -39,6 +39,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "definition.h"
+#include "definition_functions.h"
 #include "fill_run.h"
 #include "guard.h"
 #include "kafka_admin.h"
@@ -199,27 +200,15 @@ make_offsets(const int64 *offsets, int n)
 
 /* ---- making versions ---- */
 
-static Datum
-make_names(const List *names)
-{
-	Datum *elements = palloc(Max(list_length(names), 1) * sizeof(Datum));
-	int n = 0;
-	ListCell *lc;
-
-	foreach(lc, names)
-		elements[n++] = CStringGetTextDatum(lfirst(lc));
-	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
-}
-
 void
 kappa_view_insert_version(const KappaVersion *version, Datum settings,
 						  const char *topic, const int64 *start, int npartitions)
 {
 	KappaCatalogScope scope;
 	Oid types[] = { OIDOID, INT4OID, OIDOID, OIDOID, OIDOID, OIDOID, TEXTOID,
-					TEXTARRAYOID, TEXTOID, INT8ARRAYOID, TEXTOID, TEXTARRAYOID };
-	Datum values[12] = { 0 };
-	char nulls[12] = "            ";
+					TEXTARRAYOID, TEXTOID, INT8ARRAYOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID };
+	Datum values[13] = { 0 };
+	char nulls[13] = "             ";
 
 	if (!OidIsValid(version->companion))
 		nulls[5] = 'n';
@@ -237,13 +226,14 @@ kappa_view_insert_version(const KappaVersion *version, Datum settings,
 		nulls[10] = 'n';
 	else
 		values[10] = CStringGetTextDatum(version->source_views);
-	values[11] = make_names(version->key);
+	values[11] = kappa_catalog_make_names(version->key);
+	values[12] = kappa_catalog_make_names(version->functions);
 	kappa_catalog_enter(&scope);
 	if (SPI_execute_with_args("WITH v AS (INSERT INTO kappa.view_version"
-							  " (view, version, definition, source, target, companion, fingerprint, settings, source_views, key_columns)"
-							  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $11, $12))"
+							  " (view, version, definition, source, target, companion, fingerprint, settings, source_views, key_columns, functions)"
+							  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $11, $12, $13))"
 							  " INSERT INTO kappa.position VALUES ($1, $2, $9, $10, $10)",
-							  12, types, values, nulls, false, 0) != SPI_OK_INSERT)
+							  13, types, values, nulls, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not insert a version");
 	kappa_catalog_leave(&scope);
 }
@@ -337,6 +327,8 @@ kappa_view_create_version(const char *query_text, const KappaShape *shape,
 		kappa_options_fingerprint(kappa_options_get_table(version->source),
 								  shape->scan->columns);
 	version->source_views = kappa_definition_hash_sources(version->definition, &views);
+	version->functions =
+		kappa_definition_hash_callees(kappa_definition_list_callees(version->definition, NULL));
 	insert_birth_rows(version);
 	return version;
 }
