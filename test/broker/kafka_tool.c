@@ -47,6 +47,9 @@
 #include <librdkafka/rdkafka.h>
 
 #define TIMEOUT_MS 30000
+
+/* For a broker that is being started, on a busy machine. */
+#define START_TIMEOUT_MS 120000
 #define MAX_CONFIGS 32
 #define MAX_HEADERS 32
 
@@ -258,7 +261,7 @@ run_ready(const Options *options)
 {
 	rd_kafka_t *handle = open_consumer(options);
 	const struct rd_kafka_metadata *metadata;
-	double deadline = now_seconds() + TIMEOUT_MS / 1e3;
+	double deadline = now_seconds() + START_TIMEOUT_MS / 1e3;
 
 	while (rd_kafka_metadata(handle, 0, NULL, &metadata, 500) !=
 		   RD_KAFKA_RESP_ERR_NO_ERROR)
@@ -576,7 +579,7 @@ run_produce(const Options *options)
 			sleep_seconds(started + sent / options->rate - now_seconds());
 	}
 	free(line);
-	rd_kafka_flush(producer, TIMEOUT_MS);
+	rd_kafka_flush(producer, START_TIMEOUT_MS);
 	if (rd_kafka_outq_len(producer) > 0)
 		fail("%d messages were not delivered", rd_kafka_outq_len(producer));
 	rd_kafka_destroy(producer);
