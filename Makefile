@@ -22,8 +22,10 @@ OBJS = \
 	src/append.o \
 	src/apply.o \
 	src/batch.o \
+	src/blame.o \
 	src/catalog.o \
 	src/connection.o \
+	src/deadletter.o \
 	src/decode.o \
 	src/decode_clock.o \
 	src/decode_convert.o \
@@ -60,6 +62,7 @@ OBJS = \
 	src/kafka_error.o \
 	src/kafka_settings.o \
 	src/kappa.o \
+	src/key_length.o \
 	src/keyed.o \
 	src/launcher.o \
 	src/place.o \

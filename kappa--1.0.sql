@@ -111,6 +111,39 @@ CREATE TABLE kappa.gap (
 COMMENT ON TABLE kappa.gap IS 'offsets that kappa.seek_view() passed over, from_offset up to but not including to_offset; a rebuild reads them, and removes them';
 COMMENT ON SEQUENCE kappa.gap_id_seq IS 'numbers of gaps';
 
+CREATE TABLE kappa.dead_letter (
+    view regclass,
+    version integer,
+    topic text NOT NULL,
+    part integer,
+    pos bigint,
+    message_ms bigint,
+    timestamp_type text,
+    key bytea,
+    value bytea,
+    header_names bytea[],
+    header_values bytea[],
+    size bigint NOT NULL,
+    complete boolean NOT NULL,
+    sqlstate text NOT NULL,
+    error text NOT NULL,
+    detail text,
+    context text,
+    column_name text,
+    failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    discarded_at timestamptz,
+    PRIMARY KEY (view, version, part, pos)
+);
+COMMENT ON TABLE kappa.dead_letter IS 'messages that versions of views have passed over because they could not be applied';
+COMMENT ON COLUMN kappa.dead_letter.message_ms IS 'the message''s timestamp, in milliseconds since 1970; null if it has none';
+COMMENT ON COLUMN kappa.dead_letter.timestamp_type IS 'C: set by the producer, A: by the broker; null if it has none';
+COMMENT ON COLUMN kappa.dead_letter.header_values IS 'in the order of header_names; both null if the message has no headers';
+COMMENT ON COLUMN kappa.dead_letter.size IS 'bytes of key, value and headers';
+COMMENT ON COLUMN kappa.dead_letter.complete IS 'false if only the beginnings of key and value are here, because the message is longer than kappa.dead_letter_max_bytes';
+COMMENT ON COLUMN kappa.dead_letter.context IS 'where the error was raised';
+COMMENT ON COLUMN kappa.dead_letter.column_name IS 'the column of the foreign table that could not be made; null if the error is about something else';
+COMMENT ON COLUMN kappa.dead_letter.discarded_at IS 'when kappa.discard_dead_letters() gave it up, and took its contents away; null if it waits';
+
 CREATE TABLE kappa.event (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -202,6 +235,7 @@ SELECT pg_catalog.pg_extension_config_dump('kappa.view_version', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.position', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.last_message', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.gap', '');
+SELECT pg_catalog.pg_extension_config_dump('kappa.dead_letter', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.event', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.rebuild_run', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.fill', '');
@@ -310,7 +344,7 @@ CREATE FUNCTION kappa.run_status(
     OUT worker_pid integer, OUT messages bigint, OUT bytes bigint,
     OUT rows bigint, OUT batches bigint, OUT restarts bigint,
     OUT fetch_time double precision, OUT apply_time double precision,
-    OUT commit_time double precision)
+    OUT commit_time double precision, OUT dead_letters bigint)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'kappa_sql_run_status' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION kappa.run_status() IS 'kappa: what the processes of this database say of the views that should run; times in milliseconds';
@@ -404,16 +438,69 @@ SELECT v.view,
        coalesce(r.fetch_time, 0) AS fetch_time,
        coalesce(r.apply_time, 0) AS apply_time,
        coalesce(r.commit_time, 0) AS commit_time,
-       coalesce(r.restarts, 0) AS restarts
+       coalesce(r.restarts, 0) AS restarts,
+       coalesce(r.dead_letters, 0) AS dead_letters
 FROM kappa.view v
 LEFT JOIN kappa.run_status() r ON r.view = v.view::oid AND r.version = v.version;
 COMMENT ON VIEW kappa.stat_views IS 'counters of each view since the server started or the view was resumed; times in milliseconds';
 
 CREATE VIEW kappa.events AS
 SELECT id, at, view, view_name, event, version, sqlstate, detail FROM kappa.event;
-COMMENT ON VIEW kappa.events IS 'what happened to views: created, paused, resumed, failed, recovered, restarted, stopped, sought, replayed, switched, healed, forgotten, dropped';
+COMMENT ON VIEW kappa.events IS 'what happened to views: created, paused, resumed, failed, recovered, restarted, stopped, diverted, discarded, sought, replayed, switched, healed, forgotten, dropped';
 
 GRANT SELECT ON kappa.views, kappa.offsets, kappa.stat_views, kappa.events TO PUBLIC;
+
+-- ---------------------------------------------------------------------------
+-- Messages that cannot be applied
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION kappa.printable(bytes bytea) RETURNS text
+AS 'MODULE_PATHNAME', 'kappa_sql_printable' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.printable(bytea) IS 'bytes as text: UTF-8 as it is, all else as \x and two digits';
+
+CREATE FUNCTION kappa.discard_dead_letters(view regclass) RETURNS bigint
+AS 'MODULE_PATHNAME', 'kappa_sql_discard_dead_letters' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.discard_dead_letters(regclass) IS 'give up the dead letters of a view: their contents are deleted, and their messages stay passed over; returns how many';
+
+-- What is in a message is as secret as the rows of the view, and not known by row.
+CREATE VIEW kappa.dead_letters WITH (security_barrier) AS
+SELECT d.view,
+       d.topic,
+       d.part,
+       d.pos,
+       CASE WHEN d.message_ms BETWEEN -62135596800000 AND 253402300799999
+            THEN pg_catalog.to_timestamp(d.message_ms / 1000.0::double precision)
+       END AS message_at,
+       d.key,
+       d.value,
+       h.headers,
+       d.sqlstate,
+       d.error,
+       d.detail,
+       d.failed_at,
+       d.column_name,
+       d.context,
+       d.size,
+       d.complete
+FROM kappa.dead_letter d
+JOIN kappa.view v USING (view, version)
+JOIN pg_catalog.pg_class c ON c.oid = d.view
+LEFT JOIN LATERAL (
+    SELECT pg_catalog.json_object_agg(kappa.printable(u.name), kappa.printable(u.value) ORDER BY u.ordinality) AS headers
+    FROM ROWS FROM (pg_catalog.unnest(d.header_names), pg_catalog.unnest(d.header_values))
+         WITH ORDINALITY AS u (name, value, ordinality)) h ON true
+WHERE d.discarded_at IS NULL
+AND (pg_catalog.pg_has_role(c.relowner, 'USAGE')
+     OR pg_catalog.has_table_privilege(d.view, 'SELECT') AND NOT pg_catalog.row_security_active(d.view));
+COMMENT ON VIEW kappa.dead_letters IS 'messages that views have passed over because they could not be applied; of views that the user may read, without row security';
+COMMENT ON COLUMN kappa.dead_letters.key IS 'as it is in the message; kappa.printable() makes a text of it';
+COMMENT ON COLUMN kappa.dead_letters.value IS 'likewise; null for a message without a value';
+COMMENT ON COLUMN kappa.dead_letters.column_name IS 'the column of the foreign table that could not be made; null if the error is about something else';
+COMMENT ON COLUMN kappa.dead_letters.context IS 'where the error was raised';
+COMMENT ON COLUMN kappa.dead_letters.size IS 'bytes of key, value and headers';
+COMMENT ON COLUMN kappa.dead_letters.complete IS 'false if only the beginnings of key and value are kept, because the message is longer than kappa.dead_letter_max_bytes';
+
+GRANT SELECT ON kappa.dead_letters TO PUBLIC;
 
 -- ---------------------------------------------------------------------------
 -- Rebuild

@@ -43,6 +43,7 @@
 #include "definition_functions.h"
 #include "guard.h"
 #include "kappa.h"
+#include "key_length.h"
 #include "keyed.h"
 #include "place.h"
 #include "view_delta.h"
@@ -72,7 +73,7 @@ struct KappaApplierPrivate
 	MemoryContext statement_context;
 	KappaStatements *statements; /* in statement_context; NULL until needed */
 	SPIPlanPtr merge[NCLASSES];  /* prepared when first needed */
-	SPIPlanPtr append[NCLASSES];
+	SPIPlanPtr delta[NCLASSES];
 	SPIPlanPtr find[NCLASSES];
 	SPIPlanPtr place[NCLASSES];
 
@@ -369,7 +370,7 @@ kappa_apply_close(KappaApplier *applier)
 	for (int i = 0; i < NCLASSES; i++)
 	{
 		free_plan(applier->own->merge[i]);
-		free_plan(applier->own->append[i]);
+		free_plan(applier->own->delta[i]);
 		free_plan(applier->own->find[i]);
 		free_plan(applier->own->place[i]);
 	}
@@ -640,7 +641,7 @@ run_merge(KappaApplier *applier, int nmessages)
 	int class = size_class(nmessages);
 	bool append = own->appends && kappa_append_is_possible(applier->target);
 	bool places = own->places.key != NIL && kappa_keyed_is_possible(applier->target);
-	SPIPlanPtr *merge = append ? &own->append[class] : &own->merge[class];
+	SPIPlanPtr *merge = append ? &own->delta[class] : &own->merge[class];
 	bool prepared = places
 						? is_prepared(own->find[class]) && is_prepared(own->place[class])
 						: is_prepared(*merge);
@@ -713,6 +714,18 @@ add_context(void *arg)
 	errcontext("maintenance of view \"%s\"", applier->name);
 }
 
+/*
+ * Locks that a function took for the session, and did not give back, must not
+ * outlive its owner's turn, nor may those of a turn that has failed.  In a
+ * user's own session they are the user's.
+ */
+static void
+release_session_locks(void)
+{
+	if (MyBackendType == B_BG_WORKER)
+		LockReleaseSession(USER_LOCKMETHOD);
+}
+
 uint64
 kappa_apply_run(KappaApplier *applier, KappaApplyStep step, void *arg)
 {
@@ -727,11 +740,7 @@ kappa_apply_run(KappaApplier *applier, KappaApplyStep step, void *arg)
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 
-	/*
-	 * Locks that a function took for the session, and did not give back, must
-	 * not outlive its owner's turn, nor may those of a turn that has failed.
-	 */
-	LockReleaseSession(USER_LOCKMETHOD);
+	release_session_locks();
 	lock_tables(applier);
 	kappa_definition_enter_owner(&scope, applier->owner,
 								 applier->own->version->settings);
@@ -745,7 +754,7 @@ kappa_apply_run(KappaApplier *applier, KappaApplyStep step, void *arg)
 	PopActiveSnapshot();
 	kappa_guard_permit(InvalidOid);
 	kappa_definition_leave_owner(&scope);
-	LockReleaseSession(USER_LOCKMETHOD);
+	release_session_locks();
 
 	error_context_stack = callback.previous;
 	kappa_apply_current = NULL;
@@ -755,27 +764,48 @@ kappa_apply_run(KappaApplier *applier, KappaApplyStep step, void *arg)
 typedef struct BatchStep
 {
 	KappaBatchTable *bt;
-	int nmessages;
+	const KappaBatchPart *part;
+	uint64 (*run)(KappaApplier *applier, int nmessages);
 } BatchStep;
 
 static uint64
-merge_batch(KappaApplier *applier, void *arg)
+run_over_part(KappaApplier *applier, void *arg)
 {
 	BatchStep *step = arg;
 	uint64 rows;
 
-	kappa_batch_bind(step->bt, applier->next_offset, applier->npartitions, 0, step->nmessages);
-	rows = run_merge(applier, step->nmessages);
+	kappa_batch_bind(step->bt, applier->next_offset, applier->npartitions, step->part);
+	rows = step->run(applier, step->part->last - step->part->first);
 	kappa_batch_unbind_all();
 	return rows;
 }
 
 uint64
-kappa_apply_batch(KappaApplier *applier, KappaBatchTable *bt, int nmessages)
+kappa_apply_batch(KappaApplier *applier, KappaBatchTable *bt, const KappaBatchPart *part)
 {
-	BatchStep step = { bt, nmessages };
+	BatchStep step = { bt, part, run_merge };
 
-	return kappa_apply_run(applier, merge_batch, &step);
+	return kappa_apply_run(applier, run_over_part, &step);
+}
+
+static uint64
+run_delta(KappaApplier *applier, int nmessages)
+{
+	struct KappaApplierPrivate *own = applier->own;
+	SPIPlanPtr *plan = &own->delta[size_class(nmessages)];
+
+	if (own->statements == NULL || !is_prepared(*plan))
+		write_statements(applier);
+	return run_into(applier, get_plan(applier, plan, own->statements->delta, false),
+					kappa_key_length_create_receiver(applier->target, own->version->key));
+}
+
+void
+kappa_apply_probe(KappaApplier *applier, KappaBatchTable *bt, const KappaBatchPart *part)
+{
+	BatchStep step = { bt, part, run_delta };
+
+	(void) kappa_apply_run(applier, run_over_part, &step);
 }
 
 const KappaVersion *

@@ -93,11 +93,20 @@ extern uint64 kappa_apply_run(KappaApplier *applier, KappaApplyStep step, void *
 extern const KappaVersion *kappa_apply_get_version(const KappaApplier *applier);
 
 /*
- * Run the merge over a batch, as the view's owner under the version's
+ * Run the merge over some of a batch, as the view's owner under the version's
  * settings.  Needs a transaction, leaves no snapshot behind.  Returns the
  * number of rows of the delta that were merged.
  */
-extern uint64 kappa_apply_batch(KappaApplier *applier, KappaBatchTable *bt, int nmessages);
+extern uint64 kappa_apply_batch(KappaApplier *applier, KappaBatchTable *bt,
+								const KappaBatchPart *part);
+
+/*
+ * Run the delta alone, likewise, and throw its rows away: what is thrown is the
+ * fault of the messages, or of what the query needs besides them.  A key that
+ * is too long for the index of the view's key is such an error, too.
+ */
+extern void kappa_apply_probe(KappaApplier *applier, KappaBatchTable *bt,
+							  const KappaBatchPart *part);
 
 /*
  * Store a new position (an array of applier->npartitions) in the current

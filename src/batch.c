@@ -65,8 +65,7 @@ struct KappaBatchTable
 	KappaBatchTable *next_bound;
 	const int64 *next_offset;
 	int npartitions;
-	int first;
-	int last;
+	KappaBatchPart part;
 };
 
 struct KappaBatchCursor
@@ -83,6 +82,7 @@ struct KappaBatchCursor
 /* Tables bound in this process; a handful at most. */
 static KappaBatchTable *bound_tables = NULL;
 static int current_message = -1;
+static bool reading_message = false; /* current_message is being decoded or converted */
 
 /* ---- tables and bindings ---- */
 
@@ -170,7 +170,7 @@ unbind_at_abort(XactEvent event, void *arg)
 
 void
 kappa_batch_bind(KappaBatchTable *bt, const int64 *next_offset,
-				 int npartitions, int first, int last)
+				 int npartitions, const KappaBatchPart *part)
 {
 	static bool registered = false;
 
@@ -181,11 +181,13 @@ kappa_batch_bind(KappaBatchTable *bt, const int64 *next_offset,
 	}
 
 	Assert(bt->batch != NULL);
-	Assert(0 <= first && first <= last && last <= bt->batch->nmessages);
+	Assert(0 <= part->first && part->first <= part->last &&
+		   part->last <= bt->batch->nmessages);
 	bt->next_offset = next_offset;
 	bt->npartitions = npartitions;
-	bt->first = first;
-	bt->last = last;
+	bt->part = *part;
+	current_message = -1;
+	reading_message = false;
 	bt->next_bound = bound_tables;
 	bound_tables = bt;
 }
@@ -224,21 +226,26 @@ kappa_batch_bound_rows(Oid relid)
 {
 	KappaBatchTable *bt = find_bound(relid);
 
-	return bt == NULL ? -1 : bt->last - bt->first;
+	return bt == NULL ? -1 : bt->part.last - bt->part.first;
 }
 
 int
-kappa_batch_current(void)
+kappa_batch_current(bool *reading)
 {
+	*reading = reading_message;
 	return current_message;
 }
 
 /* ---- rows ---- */
 
 static inline bool
-is_wanted(const KappaBatchTable *bt, const KappaMessage *message)
+is_wanted(const KappaBatchTable *bt, int i)
 {
-	return message->partition >= bt->npartitions ||
+	const KappaMessage *message = &bt->batch->messages[i];
+
+	if (unlikely(bt->part.excluded != NULL) && bms_is_member(i, bt->part.excluded))
+		return false;
+	return bt->part.again || message->partition >= bt->npartitions ||
 		   message->offset >= bt->next_offset[message->partition];
 }
 
@@ -267,6 +274,7 @@ static inline void
 require_row(KappaBatchTable *bt, int i)
 {
 	current_message = i;
+	reading_message = true;
 	if (bt->rows[i] == ROW_UNREAD)
 		decode_row(bt, i);
 	if (unlikely(bt->rows[i] == ROW_MALFORMED))
@@ -355,21 +363,22 @@ static void
 select_last_of_keys(KappaBatchCursor *cursor)
 {
 	KappaBatchTable *bt = cursor->bt;
-	uint32 size = pg_nextpower2_32(Max(2 * (bt->last - bt->first), 16));
+	uint32 size = pg_nextpower2_32(Max(2 * (bt->part.last - bt->part.first), 16));
 	int *table = MemoryContextAllocHuge(CurrentMemoryContext, size * sizeof(int));
 	int n = 0;
 
 	memset(table, -1, size * sizeof(int));
 	cursor->selected = MemoryContextAllocHuge(CurrentMemoryContext,
-											  Max(bt->last - bt->first, 1) * sizeof(int));
-	for (int i = bt->last - 1; i >= bt->first; i--)
+											  Max(bt->part.last - bt->part.first, 1) * sizeof(int));
+	for (int i = bt->part.last - 1; i >= bt->part.first; i--)
 	{
 		uint32 slot;
 
-		if (!is_wanted(bt, &bt->batch->messages[i]))
+		if (!is_wanted(bt, i))
 			continue;
 		require_row(bt, i);
 		finish_key(bt, i);
+		reading_message = false;
 		slot = hash_key(bt, i) & (size - 1);
 		while (table[slot] >= 0 && !keys_equal(bt, table[slot], i))
 			slot = (slot + 1) & (size - 1);
@@ -409,14 +418,14 @@ kappa_batch_open(Oid relid, Bitmapset *attnums)
 	if (bt->nkeys > 0)
 		select_last_of_keys(cursor);
 	else
-		cursor->position = bt->first;
+		cursor->position = bt->part.first;
 	return cursor;
 }
 
 void
 kappa_batch_rewind(KappaBatchCursor *cursor)
 {
-	cursor->position = cursor->bt->nkeys > 0 ? cursor->nselected : cursor->bt->first;
+	cursor->position = cursor->bt->nkeys > 0 ? cursor->nselected : cursor->bt->part.first;
 }
 
 /* Index of the next message, or -1. */
@@ -428,11 +437,11 @@ advance(KappaBatchCursor *cursor)
 	if (bt->nkeys > 0)
 		return cursor->position > 0 ? cursor->selected[--cursor->position] : -1;
 
-	while (cursor->position < bt->last)
+	while (cursor->position < bt->part.last)
 	{
 		int i = cursor->position++;
 
-		if (is_wanted(bt, &bt->batch->messages[i]))
+		if (is_wanted(bt, i))
 			return i;
 	}
 	return -1;
@@ -471,6 +480,7 @@ kappa_batch_next(KappaBatchCursor *cursor, TupleTableSlot *slot)
 				kappa_decode_cell(bt->decoder, cell, message, values[cell],
 								  states[cell], &slot->tts_isnull[attno]);
 	}
+	reading_message = false;
 	ExecStoreVirtualTuple(slot);
 	ItemPointerSet(&slot->tts_tid, i,
 				   message->value == NULL ? KAPPA_TID_BATCH_TOMBSTONE

@@ -51,14 +51,23 @@ extern KappaBatchTable *kappa_batch_table_create(const KappaTable *table, Bitmap
 /* Point a table at new messages; forgets the rows decoded before. */
 extern void kappa_batch_table_load(KappaBatchTable *bt, KappaBatch *batch);
 
+/* Some of the messages of a batch, by their places in its array. */
+typedef struct KappaBatchPart
+{
+	int first;
+	int last;                  /* the place behind the last one */
+	const Bitmapset *excluded; /* left out between the two; or NULL */
+	bool again;                /* also messages that lie before the view's position */
+} KappaBatchPart;
+
 /*
  * Bind a table for the statements that follow, until kappa_batch_unbind_all().
  * Messages below next_offset[partition] are skipped (partitions at or beyond
- * npartitions are read whole), and so are messages outside [first, last) of
- * the batch's array.  The array next_offset must outlive the binding.
+ * npartitions are read whole), and so are messages that are not in the part.
+ * What is passed must outlive the binding.
  */
 extern void kappa_batch_bind(KappaBatchTable *bt, const int64 *next_offset,
-							 int npartitions, int first, int last);
+							 int npartitions, const KappaBatchPart *part);
 extern void kappa_batch_unbind_all(void);
 
 /* Rows bound to a foreign table now, for the planner's estimate; -1 if none. */
@@ -84,8 +93,9 @@ extern void kappa_batch_rewind(KappaBatchCursor *cursor);
 
 /*
  * The message at which the last scan of this process stood: index into the
- * batch's array, or -1.  Where to look first for a message at fault.
+ * batch's array, or -1.  Where to look first for a message at fault.  *reading
+ * is set if it was being decoded or converted: after an error, that is the one.
  */
-extern int kappa_batch_current(void);
+extern int kappa_batch_current(bool *reading);
 
 #endif /* KAPPA_BATCH_H */

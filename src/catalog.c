@@ -534,6 +534,8 @@ kappa_catalog_list_gaps_at(Oid view, int32 version, Snapshot snapshot)
 
 	kappa_catalog_enter(&scope);
 	select_for_version("SELECT part, from_offset, to_offset FROM kappa.gap"
+					   " WHERE view = $1 AND version = $2"
+					   " UNION ALL SELECT part, pos, pos + 1 FROM kappa.dead_letter"
 					   " WHERE view = $1 AND version = $2 ORDER BY part, from_offset",
 					   view, version, snapshot);
 	for (uint64 i = 0; i < SPI_processed; i++)

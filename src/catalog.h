@@ -106,7 +106,10 @@ extern List *kappa_catalog_list_runnable(void);
 
 extern KappaPosition *kappa_catalog_get_position(Oid view, int32 version);
 
-/* Offsets that kappa.seek_view() passed over: from_offset up to, not including, to_offset. */
+/*
+ * Offsets that kappa.seek_view() passed over, or a dead letter: from_offset up
+ * to, not including, to_offset.
+ */
 typedef struct KappaGap
 {
 	int32 part;
@@ -150,7 +153,7 @@ extern void kappa_catalog_set_state(Oid view, KappaViewState state, const char *
 
 /*
  * Add to kappa.events: created, paused, resumed, failed, recovered, stopped,
- * replayed, switched, sought or dropped.
+ * diverted, discarded, replayed, switched, sought or dropped.
  */
 extern void kappa_catalog_add_event(Oid view, const char *event, int32 version,
 									const char *sqlstate, const char *detail);

@@ -13,6 +13,7 @@
 #include "decode_error.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
+#include "postgres_ext.h"
 
 /* How much of a value is shown with an error, in bytes. */
 #define EXCERPT_LENGTH 64
@@ -41,22 +42,18 @@ static const struct
 	[KAPPA_JSON_TRAILING] = { "unexpected character after the value", ERRCODE_INVALID_TEXT_REPRESENTATION },
 };
 
-/*
- * Append the start of some bytes so that any terminal and any encoding can show
- * it: valid characters as they are, all else as \x and two digits.
- */
+/* A character that max would split is left out. */
 static void
-append_excerpt(StringInfo buf, const char *bytes, Size len)
+append_printable(StringInfo buf, const char *bytes, Size len, Size max)
 {
 	const unsigned char *p = (const unsigned char *) bytes;
-	const unsigned char *end = p + Min(len, EXCERPT_LENGTH);
+	const unsigned char *end = p + Min(len, max);
 
 	while (p < end)
 	{
 		int char_len = pg_utf_mblen(p);
 
-		/* A character that the limit would split is left out. */
-		if (char_len > end - p && len > EXCERPT_LENGTH)
+		if (char_len > end - p && len > max)
 			break;
 		if (*p < 0x20 || *p == 0x7f || char_len > end - p ||
 			!pg_utf8_islegal(p, char_len))
@@ -67,8 +64,27 @@ append_excerpt(StringInfo buf, const char *bytes, Size len)
 			p += char_len;
 		}
 	}
-	if (len > EXCERPT_LENGTH)
+	if (len > max)
 		appendStringInfoString(buf, "...");
+}
+
+void
+kappa_decode_error_append(StringInfo buf, const char *bytes, Size len)
+{
+	append_printable(buf, bytes, len, len);
+}
+
+static void report_subject(void *arg);
+
+/* A function that a conversion calls may read another topic; an error names one column. */
+static bool
+is_innermost(const KappaErrorSubject *subject)
+{
+	ErrorContextCallback *callback = error_context_stack;
+
+	while (callback->callback != report_subject)
+		callback = callback->previous;
+	return callback->arg == subject;
 }
 
 static void
@@ -82,11 +98,15 @@ report_subject(void *arg)
 	appendStringInfo(&buf, "topic \"%s\", partition %d, offset " INT64_FORMAT,
 					 subject->topic, message->partition, message->offset);
 	if (subject->column != NULL)
+	{
 		appendStringInfo(&buf, ", column \"%s\"", subject->column);
+		if (is_innermost(subject))
+			err_generic_string(PG_DIAG_COLUMN_NAME, subject->column);
+	}
 	if (subject->bytes != NULL)
 	{
 		appendStringInfoString(&buf, ": ");
-		append_excerpt(&buf, subject->bytes, subject->len);
+		append_printable(&buf, subject->bytes, subject->len, EXCERPT_LENGTH);
 	}
 	errcontext("%s", buf.data);
 	pfree(buf.data);

@@ -13,6 +13,7 @@
 
 #include "decode.h"
 #include "decode_json.h"
+#include "lib/stringinfo.h"
 
 /* Filled by the caller of kappa_decode_error_push(), but for the last field. */
 typedef struct KappaErrorSubject
@@ -32,6 +33,12 @@ typedef struct KappaErrorSubject
  */
 extern void kappa_decode_error_push(KappaErrorSubject *subject);
 extern void kappa_decode_error_pop(const KappaErrorSubject *subject);
+
+/*
+ * Append bytes so that any terminal and any encoding can show them: valid
+ * characters as they are, all else as \x and two digits.
+ */
+extern void kappa_decode_error_append(StringInfo buf, const char *bytes, Size len);
 
 /*
  * Say what is wrong with a text that kappa_json_parse() has refused.  Throws

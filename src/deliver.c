@@ -4,10 +4,12 @@
  *	  Apply the batch in hand to the views of a source
  *
  * All views of the source share one transaction, without a subtransaction for
- * each.  When one of them fails, the transaction is aborted, the view leaves
- * the worker, and the same messages are applied again without it.  An error
- * that cannot be laid to one view (deferred constraints are checked at the
- * commit) makes them take their turns in transactions of their own.
+ * each.  When one of them fails, the transaction is aborted, and the same
+ * messages are applied again without it.  If a message may be at fault, it is
+ * looked for then (blame.c), and the view gets the rest, in one transaction with
+ * its other versions; otherwise the view leaves the worker.  An error that
+ * cannot be laid to one view (deferred constraints are checked at the commit)
+ * makes them take their turns in transactions of their own.
  *
  * Nothing here talks to the brokers.
  *
@@ -26,6 +28,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "deadletter.h"
 #include "deliver.h"
 #include "fdw_options.h"
 #include "fetch.h"
@@ -40,6 +43,12 @@
 
 /* How often a position without messages is stored. */
 #define STORE_INTERVAL_MS 1000
+
+/* A fault of the view's table stops the view when it is met for so many times in a row. */
+#define MAX_FAULTS 3
+
+/* Letters with so much time between them are two events. */
+#define LETTER_INTERVAL_MS 60000
 
 /* The rows of a foreign table over the source's topic. */
 typedef struct KappaSourceTable
@@ -58,7 +67,18 @@ typedef struct Delivery
 	KappaServed *current; /* whose turn it is; NULL at the commit */
 	bool storing;         /* its statements are done */
 	instr_time commit_start;
+	List *doubts;  /* of Doubt: views that were taken out, to be settled later */
+	bool settling; /* they are being settled */
 } Delivery;
+
+/* A view whose turn has failed, perhaps because of a message. */
+typedef struct Doubt
+{
+	List *versions; /* of KappaServed: they move together */
+	KappaServed *failed;
+	ErrorData *error;
+	char *place;
+} Doubt;
 
 /* ---- decoding ---- */
 
@@ -200,7 +220,7 @@ forget_checks(KappaSource *source, KappaServed *served)
 
 /* ---- one view's turn ---- */
 
-/* The number and size of the messages that a view has not got yet. */
+/* The number and size of the messages that a view has not got yet, and is to get. */
 static uint64
 count_new_messages(Delivery *delivery, KappaServed *served, uint64 *bytes)
 {
@@ -213,7 +233,8 @@ count_new_messages(Delivery *delivery, KappaServed *served, uint64 *bytes)
 	{
 		KappaMessage *message = &batch->messages[i];
 
-		if (message->offset < next[message->partition])
+		if (message->offset < next[message->partition] ||
+			bms_is_member(i, served->faults.excluded))
 			continue;
 		n++;
 		*bytes += message->key_len + message->value_len;
@@ -253,6 +274,34 @@ store_last_messages(KappaSource *source, KappaServed *served)
 	served->last_stored_at = now;
 }
 
+/* Set messages aside.  The first ones of a burst are an event. */
+static void
+write_letters(Delivery *delivery, KappaServed *served)
+{
+	KappaMessage *messages = delivery->batch->messages;
+	KappaApplier *applier = served->applier;
+	KappaBadMessage *first;
+	ListCell *lc;
+
+	foreach(lc, served->faults.messages)
+	{
+		KappaBadMessage *bad = lfirst(lc);
+
+		kappa_kafka_load_headers(delivery->source->connection->client, &messages[bad->message]);
+		kappa_deadletter_insert(applier, &messages[bad->message], bad->error);
+	}
+	if (TimestampDifferenceExceeds(served->last_letter_at, GetCurrentTimestamp(),
+								   LETTER_INTERVAL_MS))
+	{
+		first = linitial(served->faults.messages);
+		kappa_catalog_add_event(served->view, "diverted", served->version,
+								unpack_sql_state(first->error->sqlerrcode),
+								psprintf("topic \"%s\", partition %d, offset " INT64_FORMAT ": %s",
+										 applier->topic, messages[first->message].partition,
+										 messages[first->message].offset, first->error->message));
+	}
+}
+
 static void
 deliver_to_view(Delivery *delivery, KappaServed *served)
 {
@@ -268,14 +317,23 @@ deliver_to_view(Delivery *delivery, KappaServed *served)
 	if (served->check != NULL)
 		check_log(delivery, served);
 	turn->messages = count_new_messages(delivery, served, &turn->bytes);
+	turn->letters = list_length(served->faults.messages);
 	turn->rows = 0;
 	if (turn->messages > 0)
-		turn->rows = kappa_apply_batch(applier, get_table(delivery, applier->relid),
-									   delivery->batch->nmessages);
+	{
+		KappaBatchPart part = {
+			.last = delivery->batch->nmessages,
+			.excluded = served->faults.excluded,
+		};
+
+		turn->rows = kappa_apply_batch(applier, get_table(delivery, applier->relid), &part);
+	}
 
 	delivery->storing = true;
+	if (turn->letters > 0)
+		write_letters(delivery, served);
 	kappa_apply_store_position(applier, advance_position(source, served));
-	if (turn->messages > 0)
+	if (turn->messages + turn->letters > 0)
 		store_last_messages(source, served);
 
 	INSTR_TIME_SET_CURRENT(duration);
@@ -339,6 +397,10 @@ note_delivered(Delivery *delivery)
 		KappaCounters *counters = kappa_shmem_view_counters(served->slot);
 
 		kappa_apply_committed(served->applier);
+		kappa_blame_note(&served->budget, served->turn.messages + served->turn.letters,
+						 served->turn.letters);
+		if (served->turn.letters > 0)
+			served->last_letter_at = GetCurrentTimestamp();
 		if (served->check != NULL)
 			forget_checks(delivery->source, served);
 
@@ -347,6 +409,7 @@ note_delivered(Delivery *delivery)
 		pg_atomic_fetch_add_u64(&counters->bytes, served->turn.bytes);
 		pg_atomic_fetch_add_u64(&counters->rows, served->turn.rows);
 		pg_atomic_fetch_add_u64(&counters->apply_us, served->turn.apply_us);
+		pg_atomic_fetch_add_u64(&counters->letters, served->turn.letters);
 		pg_atomic_fetch_add_u64(&counters->batches, served->turn.messages > 0);
 		pg_atomic_fetch_add_u64(&counters->fetch_us, fetch_us / n);
 		pg_atomic_fetch_add_u64(&counters->commit_us, commit_us / n);
@@ -358,7 +421,8 @@ static char *
 describe_place(Delivery *delivery)
 {
 	KappaSource *source = delivery->source;
-	int i = kappa_batch_current();
+	bool reading;
+	int i = kappa_batch_current(&reading);
 
 	if (source->nmessages == 0 || delivery->storing)
 		return NULL;
@@ -388,6 +452,142 @@ leave_out(Delivery *delivery, KappaServed *served, ErrorData *error, char *place
 		kappa_worker_fail_view(served, error, place);
 }
 
+/* ---- whose fault is it? ---- */
+
+/* Take a view out, with its other versions: they must go on standing together. */
+static void
+take_out(Delivery *delivery, KappaServed *failed, ErrorData *error, char *place)
+{
+	Doubt *doubt = palloc0(sizeof(Doubt));
+	List *views = delivery->views;
+	ListCell *lc;
+
+	doubt->failed = failed;
+	doubt->error = error;
+	doubt->place = place;
+	delivery->views = NIL;
+	foreach(lc, views)
+	{
+		KappaServed *served = lfirst(lc);
+
+		if (served->view == failed->view)
+			doubt->versions = lappend(doubt->versions, served);
+		else
+			delivery->views = lappend(delivery->views, served);
+	}
+	delivery->doubts = lappend(delivery->doubts, doubt);
+}
+
+typedef struct TransactionStep
+{
+	void (*step)(void *arg);
+	void *arg;
+} TransactionStep;
+
+static void
+transaction_step(void *arg)
+{
+	TransactionStep *transaction = arg;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	transaction->step(transaction->arg);
+	AbortCurrentTransaction();
+}
+
+static ErrorData *
+attempt_and_undo(void (*step)(void *arg), void *arg)
+{
+	TransactionStep transaction = { step, arg };
+
+	return kappa_worker_attempt(transaction_step, &transaction);
+}
+
+typedef struct InquiryStep
+{
+	Delivery *delivery;
+	KappaServed *served;
+	KappaBatchTable *bt;
+} InquiryStep;
+
+static void
+begin_inquiry_step(void *arg)
+{
+	InquiryStep *step = arg;
+	KappaApplier *applier = step->served->applier;
+	KappaBudget *budget = &step->served->budget;
+
+	step->bt = get_table(step->delivery, applier->relid);
+	budget->letters = kappa_deadletter_count(applier->view, applier->version);
+	budget->read = 0;
+	for (int p = 0; p < applier->npartitions; p++)
+		budget->read += applier->next_offset[p] - applier->start_offset[p];
+}
+
+/*
+ * What the view's table does not take may be mended by a person who does not
+ * know of it yet; but not for ever, and nothing may be passed over.
+ */
+static ErrorData *
+judge_fault(KappaServed *served, ErrorData *error, const char *place)
+{
+	ErrorData *stop;
+
+	if (kappa_shmem_view_count_fault(served->slot, error->sqlerrcode, error->message) < MAX_FAULTS)
+		return error;
+	stop = palloc(sizeof(ErrorData));
+	*stop = *error;
+	stop->sqlerrcode = ERRCODE_KAPPA_STOP;
+	stop->detail = psprintf("%s%sIt was tried %d times at %s.",
+							error->detail == NULL ? "" : error->detail,
+							error->detail == NULL ? "" : "  ", MAX_FAULTS,
+							place == NULL ? "the view's position" : place);
+	stop->hint = pstrdup("The messages are good, but the view's table does not take what they lead to.  Remove what is in the way, and call kappa.resume_view().");
+	return stop;
+}
+
+/* Find out why a view has failed.  It remains if that can be left out. */
+static void
+inquire(Delivery *delivery, KappaServed *served, ErrorData *error, char *place)
+{
+	InquiryStep step = { .delivery = delivery, .served = served };
+	KappaInquiry inquiry = {
+		.applier = served->applier,
+		.nmessages = delivery->batch->nmessages,
+		.faults = &served->faults,
+		.budget = &served->budget,
+		.attempt = attempt_and_undo,
+	};
+	ErrorData *trouble = attempt_and_undo(begin_inquiry_step, &step);
+
+	if (trouble != NULL)
+	{
+		leave_out(delivery, served, trouble, place);
+		return;
+	}
+	inquiry.bt = step.bt;
+	switch (kappa_blame_find(&inquiry))
+	{
+		case KAPPA_BLAME_MESSAGES:
+			break;
+		case KAPPA_BLAME_MERGE:
+			leave_out(delivery, served, judge_fault(served, error, place), place);
+			break;
+		case KAPPA_BLAME_OTHERS:
+		case KAPPA_BLAME_SPENT:
+			leave_out(delivery, served, inquiry.error, place);
+			break;
+	}
+}
+
+/* May a message be what a view's turn has failed over? */
+static bool
+may_be_message(Delivery *delivery, KappaServed *served, const ErrorData *error)
+{
+	return delivery->current == served && !delivery->storing && served->turn.messages > 0 &&
+		   !served->applier->outdated && !kappa_blame_is_plain(error->sqlerrcode);
+}
+
 /*
  * Deliver to some of the views.  False if it failed and nobody knows through
  * whom.
@@ -414,7 +614,12 @@ try_delivery(Delivery *delivery)
 			return false;
 		if (culprit == NULL)
 			culprit = linitial(delivery->views);
-		leave_out(delivery, culprit, error, place);
+		if (!may_be_message(delivery, culprit, error))
+			leave_out(delivery, culprit, error, place);
+		else if (delivery->settling)
+			inquire(delivery, culprit, error, place);
+		else
+			take_out(delivery, culprit, error, place);
 	}
 	return true;
 }
@@ -430,6 +635,24 @@ deliver_one_by_one(Delivery *delivery)
 	{
 		delivery->views = list_make1(lfirst(lc));
 		(void) try_delivery(delivery);
+	}
+}
+
+/* The others have what they were to get: now for those who made trouble. */
+static void
+settle_doubts(Delivery *delivery)
+{
+	ListCell *lc;
+
+	delivery->settling = true;
+	foreach(lc, delivery->doubts)
+	{
+		Doubt *doubt = lfirst(lc);
+
+		delivery->views = doubt->versions;
+		inquire(delivery, doubt->failed, doubt->error, doubt->place);
+		if (!try_delivery(delivery))
+			deliver_one_by_one(delivery);
 	}
 }
 
@@ -473,7 +696,10 @@ kappa_deliver(KappaSource *source)
 			delivery.views = lappend(delivery.views, lfirst(lc));
 	if (!try_delivery(&delivery))
 		deliver_one_by_one(&delivery);
+	settle_doubts(&delivery);
 
+	foreach(lc, source->views)
+		((KappaServed *) lfirst(lc))->faults = (KappaFaults){ 0 };
 	unload_tables(source);
 	kappa_fetch_release(source);
 	source->advanced = false;

@@ -498,6 +498,7 @@ forget_relation(Oid relid)
 					 " p AS (DELETE FROM kappa.position WHERE view = $1),"
 					 " m AS (DELETE FROM kappa.last_message WHERE view = $1),"
 					 " g AS (DELETE FROM kappa.gap WHERE view = $1),"
+					 " d AS (DELETE FROM kappa.dead_letter WHERE view = $1),"
 					 " r AS (DELETE FROM kappa.rebuild_run WHERE view = $1),"
 					 " f AS (DELETE FROM kappa.fill WHERE view = $1),"
 					 " s AS (DELETE FROM kappa.fill_range WHERE view = $1),"
@@ -519,6 +520,7 @@ have_tables(void)
 		"position",
 		"last_message",
 		"gap",
+		"dead_letter",
 		"event",
 		"rebuild_run",
 		"fill",

@@ -77,8 +77,8 @@ describe_state(const KappaViewStatus *status)
 static void
 put_status(ReturnSetInfo *rsinfo, const KappaViewStatus *status)
 {
-	Datum values[16];
-	bool nulls[16] = { 0 };
+	Datum values[17];
+	bool nulls[17] = { 0 };
 	int i = 0;
 
 	values[i++] = ObjectIdGetDatum(status->view);
@@ -101,6 +101,7 @@ put_status(ReturnSetInfo *rsinfo, const KappaViewStatus *status)
 	values[i++] = Float8GetDatum(status->fetch_us / 1000.0);
 	values[i++] = Float8GetDatum(status->apply_us / 1000.0);
 	values[i++] = Float8GetDatum(status->commit_us / 1000.0);
+	values[i++] = Int64GetDatum(status->letters);
 	Assert(i == lengthof(values));
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
@@ -109,7 +110,8 @@ put_status(ReturnSetInfo *rsinfo, const KappaViewStatus *status)
  * kappa.run_status() -> setof (view oid, version int, state text, reason text,
  * since timestamptz, sqlstate text, retry_at timestamptz, worker_pid int,
  * messages bigint, bytes bigint, rows bigint, batches bigint, restarts bigint,
- * fetch_time float8, apply_time float8, commit_time float8), times in ms
+ * fetch_time float8, apply_time float8, commit_time float8,
+ * dead_letters bigint), times in ms
  */
 Datum
 kappa_sql_run_status(PG_FUNCTION_ARGS)

@@ -414,6 +414,15 @@ fill_headers(KafkaClient *client, rd_kafka_message_t *raw, KappaMessage *message
 	message->nheaders = n;
 }
 
+void
+kappa_kafka_load_headers(KafkaClient *client, KappaMessage *message)
+{
+	MessageSlot *slot = message->handle;
+
+	if (message->headers == NULL && slot != NULL)
+		fill_headers(client, slot->raw, message);
+}
+
 static char
 timestamp_type_letter(rd_kafka_timestamp_type_t type)
 {

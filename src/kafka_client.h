@@ -88,6 +88,9 @@ extern int kappa_kafka_fetch(KafkaTopic *topic, KappaMessage *messages, int max,
 							 Size max_bytes, int timeout_ms);
 extern void kappa_kafka_release(KafkaClient *client, KappaMessage *messages, int n);
 
+/* Fill the headers of a message in hand whose client was opened without them. */
+extern void kappa_kafka_load_headers(KafkaClient *client, KappaMessage *message);
+
 /*
  * Serve librdkafka's events (log lines, client-wide errors).  Returns the last
  * client-wide error since the call before, or 0, with its text in *reason

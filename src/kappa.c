@@ -37,6 +37,9 @@ int kappa_connect_timeout;
 int kappa_metadata_interval;
 int kappa_retry_max_delay;
 int kappa_keep_previous;
+int kappa_dead_letter_limit;
+int kappa_dead_letter_percent;
+int kappa_dead_letter_max_bytes;
 
 extern PGDLLEXPORT void _PG_init(void);
 
@@ -117,6 +120,26 @@ define_batch_settings(void)
 }
 
 static void
+define_letter_settings(void)
+{
+	DefineCustomIntVariable("kappa.dead_letter_limit",
+							"Sets the largest number of dead letters of a view that may wait.",
+							"The view is stopped at the next one.  -1 means no limit.",
+							&kappa_dead_letter_limit, 1000, -1, INT_MAX,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("kappa.dead_letter_percent",
+							"Sets the largest part of the last messages that may become dead letters.",
+							"The view is stopped at the next one.  100 means no limit.",
+							&kappa_dead_letter_percent, 50, 0, 100,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("kappa.dead_letter_max_bytes",
+							"Sets the size of a message from which on a dead letter has only its beginning.",
+							"The rest is read from the log again when it is needed.",
+							&kappa_dead_letter_max_bytes, 1024, 0, 1024 * 1024,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+}
+
+static void
 define_kafka_settings(void)
 {
 	DefineCustomIntVariable("kappa.fetch_buffer",
@@ -143,6 +166,7 @@ _PG_init(void)
 	define_replay_settings();
 	define_rebuild_settings();
 	define_batch_settings();
+	define_letter_settings();
 	define_kafka_settings();
 	if (process_shared_preload_libraries_in_progress)
 		define_shared_settings();

@@ -44,18 +44,21 @@
 #define ERRCODE_KAPPA_STOP MAKE_SQLSTATE('K', 'A', '0', '0', '1')
 
 /* Configuration parameters, defined in kappa.c; units as in the comment. */
-extern int kappa_max_workers;       /* workers per database */
-extern int kappa_rebuild_workers;   /* processes that replay, per database */
-extern int kappa_replay_min;        /* messages that are worth it; -1: none are */
-extern int kappa_replay_rate;       /* messages a second, of each; 0: no limit */
-extern int kappa_max_views;         /* views and rebuilds per cluster */
-extern int kappa_batch_rows;        /* messages */
-extern int kappa_batch_bytes;       /* kB */
-extern int kappa_batch_interval;    /* ms */
-extern int kappa_fetch_buffer;      /* kB, prefetched by one consumer */
-extern int kappa_connect_timeout;   /* ms */
-extern int kappa_metadata_interval; /* ms */
-extern int kappa_retry_max_delay;   /* ms */
-extern int kappa_keep_previous;     /* s; 0: not at all, -1: until the next rebuild */
+extern int kappa_max_workers;           /* workers per database */
+extern int kappa_rebuild_workers;       /* processes that replay, per database */
+extern int kappa_replay_min;            /* messages that are worth it; -1: none are */
+extern int kappa_replay_rate;           /* messages a second, of each; 0: no limit */
+extern int kappa_max_views;             /* views and rebuilds per cluster */
+extern int kappa_batch_rows;            /* messages */
+extern int kappa_batch_bytes;           /* kB */
+extern int kappa_batch_interval;        /* ms */
+extern int kappa_fetch_buffer;          /* kB, prefetched by one consumer */
+extern int kappa_connect_timeout;       /* ms */
+extern int kappa_metadata_interval;     /* ms */
+extern int kappa_retry_max_delay;       /* ms */
+extern int kappa_keep_previous;         /* s; 0: not at all, -1: until the next rebuild */
+extern int kappa_dead_letter_limit;     /* waiting for each version; -1: no limit */
+extern int kappa_dead_letter_percent;   /* of the last messages; 100: no limit */
+extern int kappa_dead_letter_max_bytes; /* kB; longer ones are kept by their place */
 
 #endif /* KAPPA_H */

@@ -65,9 +65,8 @@ kappa_keyed_is_possible(Oid relid)
 
 /* ---- the key's index ---- */
 
-/* An index in which each key is at most once, NULLs included. */
-static bool
-is_key_index(Relation index, const Bitmapset *key)
+bool
+kappa_keyed_is_key_index(Relation index, const Bitmapset *key)
 {
 	Form_pg_index form = index->rd_index;
 	Bitmapset *columns = NULL;
@@ -85,7 +84,7 @@ static Relation
 get_key_index(const ResultRelInfo *result, const Bitmapset *key)
 {
 	for (int i = 0; i < result->ri_NumIndices; i++)
-		if (is_key_index(result->ri_IndexRelationDescs[i], key))
+		if (kappa_keyed_is_key_index(result->ri_IndexRelationDescs[i], key))
 			return result->ri_IndexRelationDescs[i];
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -41,6 +41,9 @@ typedef struct KappaKeyed
  */
 extern bool kappa_keyed_is_possible(Oid relid);
 
+/* An index over these columns in which each key is at most once, NULLs included. */
+extern bool kappa_keyed_is_key_index(Relation index, const Bitmapset *key);
+
 /*
  * Open a table on which the caller holds a lock.  key: numbers of the columns
  * of its key, in which two NULLs are equal.  Rows are found as the active

@@ -297,6 +297,8 @@ delete_version_rows(Oid view, int32 version)
 							  " WHERE m.view = n.view AND m.version = n.version),"
 							  " g AS (DELETE FROM kappa.gap g USING n"
 							  " WHERE g.view = n.view AND g.version = n.version),"
+							  " d AS (DELETE FROM kappa.dead_letter d USING n"
+							  " WHERE d.view = n.view AND d.version = n.version),"
 							  " f AS (DELETE FROM kappa.fill f USING n"
 							  " WHERE f.view = n.view AND f.version = n.version),"
 							  " s AS (DELETE FROM kappa.fill_range s USING n"

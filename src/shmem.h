@@ -48,6 +48,7 @@ typedef struct KappaCounters
 	pg_atomic_uint64 apply_us;
 	pg_atomic_uint64 commit_us;
 	pg_atomic_uint64 restarts; /* failures that took the view out of its worker */
+	pg_atomic_uint64 letters;  /* messages set aside */
 } KappaCounters;
 
 /* A copy of a view slot, for readers. */
@@ -63,7 +64,7 @@ typedef struct KappaViewStatus
 	int sqlstate;         /* of the last failure; 0 for none */
 	char reason[KAPPA_REASON_LEN];
 	pid_t worker_pid; /* 0 without a worker */
-	uint64 messages, bytes, rows, batches, fetch_us, apply_us, commit_us, restarts;
+	uint64 messages, bytes, rows, batches, fetch_us, apply_us, commit_us, restarts, letters;
 } KappaViewStatus;
 
 /* Where a version stands in the log, as published by its worker. */
@@ -267,6 +268,12 @@ extern void kappa_shmem_view_release(int slot);
 extern bool kappa_shmem_view_failed(int slot, int sqlstate, const char *reason);
 extern bool kappa_shmem_view_suspend(int slot, int sqlstate, const char *reason,
 									 TimestampTz retry_at);
+
+/*
+ * Count a fault of the view's table, which is not going to heal: how many times
+ * in a row it was this one, since the view last worked.
+ */
+extern int kappa_shmem_view_count_fault(int slot, int sqlstate, const char *message);
 
 /*
  * Note that it works again.  Returns the event to record, static text, if a

@@ -69,6 +69,8 @@ typedef struct KappaViewSlot
 	bool caught_up;
 	KappaTrouble trouble;
 	int failures;
+	uint32 fault; /* hash of the last one of the view's table */
+	int nfaults;  /* how often that was in a row */
 	int sqlstate;
 	char reason[KAPPA_REASON_LEN];
 	int npartitions;

@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "utils/memutils.h"
@@ -39,6 +40,7 @@ init_counters(KappaCounters *counters)
 	pg_atomic_init_u64(&counters->apply_us, 0);
 	pg_atomic_init_u64(&counters->commit_us, 0);
 	pg_atomic_init_u64(&counters->restarts, 0);
+	pg_atomic_init_u64(&counters->letters, 0);
 }
 
 /*
@@ -233,6 +235,7 @@ init_view_slot(KappaViewSlot *slot, Oid view, int32 version)
 	slot->caught_up = false;
 	slot->trouble = KAPPA_TROUBLE_NONE;
 	slot->failures = 0;
+	slot->nfaults = 0;
 	slot->sqlstate = 0;
 	strlcpy(slot->reason, "starting", sizeof(slot->reason));
 	slot->npartitions = 0;
@@ -402,6 +405,23 @@ kappa_shmem_view_suspend(int slot, int sqlstate, const char *reason, TimestampTz
 	return first;
 }
 
+int
+kappa_shmem_view_count_fault(int index, int sqlstate, const char *message)
+{
+	KappaViewSlot *slot = &kappa_shmem.views[index];
+	uint32 fault = hash_combine(sqlstate, hash_bytes((const unsigned char *) message,
+													 strlen(message)));
+	int n;
+
+	LWLockAcquire(kappa_shmem.lock, LW_EXCLUSIVE);
+	if (slot->fault != fault)
+		slot->nfaults = 0;
+	slot->fault = fault;
+	n = ++slot->nfaults;
+	LWLockRelease(kappa_shmem.lock);
+	return n;
+}
+
 const char *
 kappa_shmem_view_recovered(int index)
 {
@@ -411,6 +431,7 @@ kappa_shmem_view_recovered(int index)
 	LWLockAcquire(kappa_shmem.lock, LW_EXCLUSIVE);
 	trouble = slot->trouble;
 	slot->trouble = KAPPA_TROUBLE_NONE;
+	slot->nfaults = 0;
 	slot->healthy_since = GetCurrentTimestamp();
 	slot->sqlstate = 0;
 	slot->retry_at = 0;
@@ -524,6 +545,7 @@ copy_status(KappaViewStatus *status, KappaViewSlot *slot)
 	status->apply_us = pg_atomic_read_u64(&slot->counters.apply_us);
 	status->commit_us = pg_atomic_read_u64(&slot->counters.commit_us);
 	status->restarts = pg_atomic_read_u64(&slot->counters.restarts);
+	status->letters = pg_atomic_read_u64(&slot->counters.letters);
 }
 
 /* The caller holds the lock; -1 if there is none. */

@@ -197,6 +197,20 @@ load_position(const KappaVersion *version)
 	return position;
 }
 
+/* What the view has passed over is behind none of its rows. */
+static void
+bind_gaps(Oid source, const KappaVersion *version)
+{
+	ListCell *lc;
+
+	foreach(lc, kappa_catalog_list_gaps_at(version->view, version->version, GetActiveSnapshot()))
+	{
+		KappaGap *gap = lfirst(lc);
+
+		kappa_fdw_bind_gap(source, gap->part, gap->from_offset, gap->to_offset);
+	}
+}
+
 static void
 run_as_owner(const KappaView *view, const KappaVersion *version, const char *sql,
 			 ReturnSetInfo *rsinfo)
@@ -247,6 +261,7 @@ kappa_sql_messages_of(PG_FUNCTION_ARGS)
 	position = load_position(version);
 	kappa_fdw_bind_bounds(shape->scan->source, position->npartitions, position->start_offset,
 						  position->next_offset);
+	bind_gaps(shape->scan->source, version);
 	run_as_owner(view, version,
 				 make_query(definition, shape, version, PG_GETARG_JSONB_P(1), position, max_rows),
 				 rsinfo);

@@ -74,7 +74,7 @@ kappa_worker_attempt(void (*step)(void *arg), void *arg)
 	{
 		MemoryContextSwitchTo(KappaRoundContext);
 		error = CopyErrorData();
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && kappa_apply_current == NULL)
 			PG_RE_THROW();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();

@@ -15,6 +15,7 @@
 #define KAPPA_WORKER_H
 
 #include "apply.h"
+#include "blame.h"
 #include "shmem.h"
 
 struct KappaSource;
@@ -26,6 +27,7 @@ typedef struct KappaTurn
 	uint64 bytes;
 	uint64 rows;
 	uint64 apply_us;
+	uint64 letters; /* messages that were set aside */
 } KappaTurn;
 
 /* A version of a view that this worker serves. */
@@ -55,6 +57,9 @@ typedef struct KappaServed
 	 */
 	KappaLastMessage *check;
 	KappaTurn turn;
+	KappaFaults faults; /* in the batch in hand; in KappaRoundContext */
+	KappaBudget budget;
+	TimestampTz last_letter_at; /* when it wrote one, to tell bursts apart */
 	TimestampTz last_stored_at; /* when kappa.last_message was written */
 	TimestampTz rebuild_at;     /* a shadow's next turn of its rebuild */
 } KappaServed;
@@ -71,8 +76,9 @@ extern List *kappa_worker_views;
 /*
  * Run a step of the work.  Returns NULL, or the error that it threw, in
  * KappaRoundContext; whatever transaction it left open is then aborted.  A
- * cancelled query is not the step's failure: it is thrown on, and ends the
- * process.  The caller is in KappaRoundContext before and after.
+ * query that is cancelled, but for the statements of a view, is not the step's
+ * failure: it is thrown on, and ends the process.  The caller is in
+ * KappaRoundContext before and after.
  */
 extern ErrorData *kappa_worker_attempt(void (*step)(void *arg), void *arg);
 
