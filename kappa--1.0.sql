@@ -256,6 +256,10 @@ CREATE FUNCTION kappa.message_offset(source oid, message tid) RETURNS bigint
 AS 'MODULE_PATHNAME', 'kappa_sql_message_offset' LANGUAGE C STABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION kappa.message_offset(oid, tid) IS 'kappa: the offset of a message that a scan returned (relative to the start of the scan where no batch is read), by tableoid and ctid';
 
+CREATE FUNCTION kappa.message_timestamp(source oid, message tid) RETURNS bigint
+AS 'MODULE_PATHNAME', 'kappa_sql_message_timestamp' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.message_timestamp(oid, tid) IS 'kappa: the timestamp, in milliseconds since 1970, of a message of the batch that is being applied, by tableoid and ctid; null where no batch is read';
+
 CREATE FUNCTION kappa.message_has_value(source oid, message tid) RETURNS boolean
 AS 'MODULE_PATHNAME', 'kappa_sql_message_has_value' LANGUAGE C STABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION kappa.message_has_value(oid, tid) IS 'kappa: false for a tombstone, by tableoid and ctid';

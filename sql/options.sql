@@ -123,7 +123,6 @@ CREATE FOREIGN TABLE t (a int) SERVER s OPTIONS (topic '..');
 CREATE FOREIGN TABLE t (a int) SERVER s OPTIONS (topic 'x', format 'xml');
 CREATE FOREIGN TABLE t (a int) SERVER s OPTIONS (topic 'x', key_format 'xml');
 CREATE FOREIGN TABLE t (a int) SERVER s OPTIONS (topic 'x', key_order 'time');
-CREATE FOREIGN TABLE t (a int) SERVER s OPTIONS (topic 'x', key_order 'timestamp');
 CREATE FOREIGN TABLE t (a int) SERVER s OPTIONS (topics 'x');
 CREATE FOREIGN TABLE t (a int) SERVER s OPTIONS (topic 'x', colour 'red');
 CREATE FOREIGN TABLE t (a int) SERVER s OPTIONS (topic 'x', bootstrap_servers 'x');

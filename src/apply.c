@@ -273,6 +273,7 @@ load_definition(KappaApplier *applier)
 	applier->serverid = table->serverid;
 	applier->topic = pstrdup(table->topic);
 	applier->changelog = table->changelog;
+	applier->keys_stay = table->changelog && table->key_order == KAPPA_KEY_ORDER_OFFSET;
 	applier->columns = shape->scan->columns;
 	check_fingerprint(applier, table);
 
@@ -413,13 +414,13 @@ check_partition_count(KappaApplier *applier, int n)
 				 errdetail("View \"%s\" has read %d partitions, the topic has %d.",
 						   applier->name, applier->npartitions, n),
 				 errhint("The topic was probably deleted and created again.  Rebuild the view with kappa.rebuild().")));
-	if (n > applier->npartitions && applier->npartitions > 0 && applier->changelog)
+	if (n > applier->npartitions && applier->npartitions > 0 && applier->keys_stay)
 		ereport(ERROR,
 				(errcode(ERRCODE_KAPPA_STOP),
 				 errmsg("partitions were added to changelog topic \"%s\"", applier->topic),
 				 errdetail("View \"%s\" has read %d partitions, the topic has %d.  A key may have moved to another partition, so that the order of its messages is lost.",
 						   applier->name, applier->npartitions, n),
-				 errhint("Rebuild the view with kappa.rebuild() once all keys have been written again.")));
+				 errhint("Rebuild the view with kappa.rebuild() once all keys have been written again; or, if later messages have later timestamps, set the foreign table's option key_order to timestamp.")));
 }
 
 void

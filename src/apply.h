@@ -39,6 +39,7 @@ struct KappaApplier
 	Oid target;
 	char *topic;
 	bool changelog;
+	bool keys_stay;         /* a changelog by offset: a key must stay in its partition */
 	bool live;              /* false: a rebuild's shadow, or a previous version */
 	TimestampTz kept_until; /* of a previous version; 0 of others */
 	Bitmapset *columns;     /* attribute numbers of relid that the statements read */
@@ -72,7 +73,7 @@ extern bool kappa_apply_is_valid(KappaApplier *applier);
 /*
  * Tell an applier how the log stands, before the first batch and whenever it
  * is asked anew: first and end offsets of partitions 0 .. n-1.  Resolves a
- * symbolic start, and gives partitions that are new to an event topic their
+ * symbolic start, and gives partitions that are new their
  * beginning.  Throws ERRCODE_KAPPA_STOP, with numbers and a hint, when the
  * stored position lies before the first or beyond the end offset, when a
  * partition has vanished, or when a changelog has gained partitions.

@@ -353,11 +353,24 @@ keys_equal(KappaBatchTable *bt, int i, int j)
 }
 
 /*
+ * Whether a message is later than another one of its key that stands behind it
+ * in the batch.  By offset it is not: all messages of a key lie in one
+ * partition, where the array's order is the log's.
+ */
+static bool
+is_later(const KappaBatchTable *bt, int i, int j)
+{
+	if (bt->table->key_order == KAPPA_KEY_ORDER_OFFSET)
+		return false;
+	return kappa_message_compare(&bt->batch->messages[i], &bt->batch->messages[j]) > 0;
+}
+
+/*
  * Find the last message of each key in the bound range, tombstones included.
  *
- * Walks backwards, so that the first message met of a key is the one.  All
- * messages of a key lie in one partition, where the array's order is the
- * log's.  A plain open-addressing table of array indexes, at most half full.
+ * Walks backwards, so that the first message met of a key is the one, unless
+ * timestamps say otherwise.  A plain open-addressing table of array indexes,
+ * at most half full.
  */
 static void
 select_last_of_keys(KappaBatchCursor *cursor)
@@ -382,11 +395,13 @@ select_last_of_keys(KappaBatchCursor *cursor)
 		slot = hash_key(bt, i) & (size - 1);
 		while (table[slot] >= 0 && !keys_equal(bt, table[slot], i))
 			slot = (slot + 1) & (size - 1);
-		if (table[slot] >= 0)
-			continue;
-		table[slot] = i;
-		cursor->selected[n++] = i;
+		if (table[slot] < 0)
+			cursor->selected[n++] = slot;
+		if (table[slot] < 0 || is_later(bt, i, table[slot]))
+			table[slot] = i;
 	}
+	for (int k = 0; k < n; k++)
+		cursor->selected[k] = table[cursor->selected[k]];
 	pfree(table);
 	cursor->nselected = n;
 	cursor->position = n;
@@ -492,6 +507,7 @@ kappa_batch_next(KappaBatchCursor *cursor, TupleTableSlot *slot)
 
 PG_FUNCTION_INFO_V1(kappa_sql_message_partition);
 PG_FUNCTION_INFO_V1(kappa_sql_message_offset);
+PG_FUNCTION_INFO_V1(kappa_sql_message_timestamp);
 PG_FUNCTION_INFO_V1(kappa_sql_message_has_value);
 
 /* The message behind a row of a batch, or NULL for a row of the log. */
@@ -538,6 +554,17 @@ kappa_sql_message_offset(PG_FUNCTION_ARGS)
 		PG_RETURN_INT64(message->offset);
 	PG_RETURN_INT64(kappa_bounds_get_offset(PG_GETARG_OID(0), get_log_partition(tid),
 											ItemPointerGetBlockNumberNoCheck(tid)));
+}
+
+Datum
+kappa_sql_message_timestamp(PG_FUNCTION_ARGS)
+{
+	const KappaMessage *message = get_batch_message(PG_GETARG_OID(0),
+													(ItemPointer) PG_GETARG_POINTER(1));
+
+	if (message == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(message->timestamp);
 }
 
 Datum

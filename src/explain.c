@@ -112,7 +112,8 @@ append_tables(StringInfo buf, const KappaShape *shape, const KappaVersion *versi
 	if (shape->root->kind == KAPPA_NODE_AGGREGATE)
 		append_states(buf, shape);
 	else
-		appendStringInfo(buf, "--   %s: what came first\n", kappa_text_state(shape, NULL));
+		appendStringInfo(buf, "--   %s: what came %s\n", kappa_text_state(shape, NULL),
+						 shape->scan->changelog ? "last, of keys without a row too" : "first");
 }
 
 static void

@@ -180,11 +180,14 @@ kappa_changelog_create(const KappaTable *table, KappaDecoder *decoder,
 static Tuplesortstate *
 begin_sort(KappaChangelog *changelog)
 {
+	static const int order[] = { SORT_TIMESTAMP, SORT_PARTITION, SORT_OFFSET };
+	int first = changelog->table->key_order == KAPPA_KEY_ORDER_TIMESTAMP ? 0 : 1;
 	int nkeys = changelog->nkeys;
-	AttrNumber *columns = palloc((nkeys + 2) * sizeof(AttrNumber));
-	Oid *operators = palloc((nkeys + 2) * sizeof(Oid));
-	Oid *collations = palloc0((nkeys + 2) * sizeof(Oid));
-	bool *nulls_first = palloc0((nkeys + 2) * sizeof(bool));
+	int ncolumns = nkeys + lengthof(order) - first;
+	AttrNumber *columns = palloc(ncolumns * sizeof(AttrNumber));
+	Oid *operators = palloc(ncolumns * sizeof(Oid));
+	Oid *collations = palloc0(ncolumns * sizeof(Oid));
+	bool *nulls_first = palloc0(ncolumns * sizeof(bool));
 
 	for (int i = 0; i < nkeys; i++)
 	{
@@ -192,12 +195,15 @@ begin_sort(KappaChangelog *changelog)
 		operators[i] = changelog->keys[i].less_operator;
 		collations[i] = changelog->keys[i].collation;
 	}
-	columns[nkeys] = nkeys + SORT_PARTITION + 1;
-	operators[nkeys] = lookup_type_cache(INT4OID, TYPECACHE_GT_OPR)->gt_opr;
-	columns[nkeys + 1] = nkeys + SORT_OFFSET + 1;
-	operators[nkeys + 1] = lookup_type_cache(INT8OID, TYPECACHE_GT_OPR)->gt_opr;
+	for (int i = nkeys; i < ncolumns; i++)
+	{
+		int column = nkeys + order[first + i - nkeys];
+		Oid type = TupleDescAttr(changelog->desc, column)->atttypid;
 
-	return tuplesort_begin_heap(changelog->desc, nkeys + 2, columns, operators,
+		columns[i] = column + 1;
+		operators[i] = lookup_type_cache(type, TYPECACHE_GT_OPR)->gt_opr;
+	}
+	return tuplesort_begin_heap(changelog->desc, ncolumns, columns, operators,
 								collations, nulls_first, work_mem, NULL,
 								changelog->rewind ? TUPLESORT_RANDOMACCESS
 												  : TUPLESORT_NONE);

@@ -17,7 +17,9 @@
  * small timestamp may come at any later offset.
  *
  * Over a changelog only lower bounds may be used at all: the latest message of
- * a key must not be hidden by the end of a range.
+ * a key must not be hidden by the end of a range.  If it is the one of the
+ * largest timestamp, offsets say nothing of it: what they leave out may be later
+ * than what they leave.
  *
  * IDENTIFICATION
  *	  src/fdw_ranges.c
@@ -158,7 +160,8 @@ usable_strategy(const KappaTable *table, KappaColumnSource source,
 
 	if (table->changelog)
 	{
-		if (source == KAPPA_SOURCE_PARTITION)
+		if (source == KAPPA_SOURCE_PARTITION ||
+			table->key_order == KAPPA_KEY_ORDER_TIMESTAMP)
 			return InvalidStrategy;
 		if (lower)
 			return strategy;

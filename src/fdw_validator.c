@@ -332,12 +332,8 @@ check_table(List *options)
 		(void) kappa_options_parse_format(format);
 	if (key_format != NULL)
 		(void) kappa_options_parse_key_format(key_format);
-	if (key_order != NULL &&
-		kappa_options_parse_key_order(key_order) == KAPPA_KEY_ORDER_TIMESTAMP)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("key order \"%s\" is not supported yet", key_order),
-				 errhint("With key order \"offset\" all messages of a key must be in one partition.")));
+	if (key_order != NULL)
+		(void) kappa_options_parse_key_order(key_order);
 }
 
 static void

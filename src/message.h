@@ -49,4 +49,21 @@ typedef struct KappaMessage
 	void *handle; /* the Kafka client's */
 } KappaMessage;
 
+/*
+ * The order of key_order 'timestamp', in which the latest message of a key is
+ * the largest: by timestamp, partition and offset.  Says like memcmp() which of
+ * two messages comes first.
+ */
+static inline int
+kappa_message_compare(const KappaMessage *a, const KappaMessage *b)
+{
+	if (a->timestamp != b->timestamp)
+		return a->timestamp < b->timestamp ? -1 : 1;
+	if (a->partition != b->partition)
+		return a->partition < b->partition ? -1 : 1;
+	if (a->offset != b->offset)
+		return a->offset < b->offset ? -1 : 1;
+	return 0;
+}
+
 #endif /* KAPPA_MESSAGE_H */

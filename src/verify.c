@@ -349,18 +349,25 @@ check_same_topic(const Verification *v, KafkaClient *client, KafkaTopic *topic, 
 	}
 }
 
+/* Whether compaction leaves the messages that count: the last one, by offset, of each key. */
+static bool
+keeps_latest(const KappaTable *table)
+{
+	return table->changelog && table->key_order == KAPPA_KEY_ORDER_OFFSET;
+}
+
 /*
  * Compaction takes away messages that others of their key have followed, and
  * in the end those without a value, too.  Of events any one may be missing
- * then, and a difference says nothing.  Of a changelog the latest messages
- * remain; how to compare it is told by the next two functions.
+ * then, and a difference says nothing.  Of a changelog by offset the latest
+ * messages remain; how to compare it is told by the next two functions.
  */
 static void
 check_compacted_events(const Verification *v, KafkaTopic *topic, int elevel)
 {
 	int64 holes = kappa_fdw_count_holes(v->table->relid, false);
 
-	if (v->table->changelog || holes <= 0 || kappa_kafka_is_compacted(topic) != 1)
+	if (keeps_latest(v->table) || holes <= 0 || kappa_kafka_is_compacted(topic) != 1)
 		return;
 	ereport(elevel,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -368,14 +375,16 @@ check_compacted_events(const Verification *v, KafkaTopic *topic, int elevel)
 					v->name, v->table->topic),
 			 errdetail(INT64_FORMAT " of the offsets that the view has read have no message; those that the view was made from may be gone.",
 					   holes),
-			 errhint("Set the topic's cleanup.policy to delete; or, if its messages replace each other by key, give the foreign table a key column.")));
+			 v->table->changelog
+				 ? errhint("Set the topic's cleanup.policy to delete: compaction keeps the message of a key that has the largest offset, and not the latest timestamp.")
+				 : errhint("Set the topic's cleanup.policy to delete; or, if its messages replace each other by key, give the foreign table a key column.")));
 }
 
 /* May messages after the view's position have taken away those that it was made from? */
 static bool
 may_be_superseded(const Verification *v, KafkaTopic *topic)
 {
-	return v->table->changelog && kappa_fdw_count_holes(v->table->relid, false) > 0 &&
+	return keeps_latest(v->table) && kappa_fdw_count_holes(v->table->relid, false) > 0 &&
 		   kappa_kafka_is_compacted(topic) != 0;
 }
 

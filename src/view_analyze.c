@@ -565,6 +565,9 @@ make_changelog(KappaQuery *kq, KappaShape *shape)
 	shape->root = shape->scan;
 	shape->kind = "latest";
 	shape->key_not_null = true;
+
+	/* What the latest message was has to be known, also of keys that have no row. */
+	shape->needs_companion = kq->table->key_order == KAPPA_KEY_ORDER_TIMESTAMP;
 }
 
 /* ---- the whole ---- */

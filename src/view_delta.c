@@ -385,9 +385,17 @@ static void
 keep_deletions(Query *query, const KappaShape *shape)
 {
 	Expr *keep = make_keep(query, shape);
+	TargetEntry *partition;
+	TargetEntry *offset;
 
 	guard_outputs(query, keep);
 	expose(add_target(query, keep), KAPPA_COLUMN_KEEP);
+	if (!shape->needs_companion)
+		return;
+	expose(add_target(query, make_message_call(shape, "message_timestamp", INT8OID)),
+		   KAPPA_COLUMN_TIMESTAMP);
+	add_place(query, shape, &partition, &offset);
+	expose_place(partition, offset);
 }
 
 /* ---- the four readings ---- */

@@ -20,6 +20,7 @@
 #define KAPPA_COLUMN_KEEP "kappa keep"           /* over a changelog: the key has a row after this */
 #define KAPPA_COLUMN_STORED "kappa stored"       /* the key's row in the companion */
 #define KAPPA_COLUMN_SHOWN "kappa shown"         /* and in the view's table */
+#define KAPPA_COLUMN_TIMESTAMP "kappa timestamp" /* of the message, in milliseconds since 1970 */
 #define KAPPA_COLUMN_PARTITION "kappa partition" /* where the message is in the log */
 #define KAPPA_COLUMN_OFFSET "kappa offset"
 #define KAPPA_COLUMN_ORDER "kappa order %d" /* sort keys of DISTINCT ON, from 1 */
@@ -40,7 +41,8 @@
 /*
  * The query over one batch.  Has the outputs of the definition, and then: of a
  * LATEST node that needs a companion the order columns that are no outputs,
- * partition and offset; over a changelog KAPPA_COLUMN_KEEP.  Of an aggregate
+ * partition and offset; over a changelog KAPPA_COLUMN_KEEP and, if it needs a
+ * companion, timestamp, partition and offset.  Of an aggregate
  * that needs a companion it has the key columns and the states instead.
  */
 extern Query *kappa_delta_over_batch(Query *definition, const KappaShape *shape);

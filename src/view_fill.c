@@ -36,6 +36,8 @@
 bool
 kappa_fill_is_possible(const KappaShape *shape)
 {
+	if (shape->scan->changelog)
+		return !shape->needs_companion;
 	return shape->root->kind != KAPPA_NODE_LATEST || shape->key != NIL;
 }
 

@@ -13,7 +13,11 @@
 
 #include "view_analyze.h"
 
-/* Whether the log can be replayed in stretches, in whatever order. */
+/*
+ * Whether the log can be replayed in stretches, in whatever order.  Not of a
+ * changelog in the order of timestamps: a row of the log does not tell its
+ * message's.
+ */
 extern bool kappa_fill_is_possible(const KappaShape *shape);
 
 /* Whether the rows of several stretches have to be made one: all but rows of events. */

@@ -107,34 +107,6 @@ make_single_merge(const KappaShape *shape, const KappaMergeParts *parts)
 	return buf.data;
 }
 
-/*
- * Over a changelog, whose keys are never NULL: rows change, come and go.  MERGE
- * is faster than INSERT with ON CONFLICT and DELETE, the more so the more keys
- * are there already.
- */
-static char *
-make_changelog_merge(const KappaShape *shape, const KappaMergeParts *parts)
-{
-	StringInfoData buf;
-	StringInfoData assignments;
-	char *keep = kappa_text_column("d", KAPPA_COLUMN_KEEP);
-
-	initStringInfo(&buf);
-	initStringInfo(&assignments);
-	appendStringInfo(&buf, "MERGE INTO %s AS t\nUSING (\n%s\n) AS d\nON ",
-					 kappa_definition_relation_name(parts->target),
-					 kappa_text_indent(kappa_merge_make_ordered_delta(shape, parts->delta)));
-	kappa_text_append_match(&buf, shape, "t", "d", false);
-	appendStringInfo(&buf, "\nWHEN MATCHED AND NOT %s THEN DELETE\nWHEN MATCHED THEN ", keep);
-	if (kappa_text_append_assignments(&assignments, shape, "d"))
-		appendStringInfo(&buf, "UPDATE SET%s", assignments.data);
-	else
-		appendStringInfoString(&buf, "DO NOTHING");
-	appendStringInfo(&buf, "\nWHEN NOT MATCHED AND %s THEN INSERT (%s)\n  VALUES (%s)",
-					 keep, kappa_text_outputs(shape, NULL), kappa_text_outputs(shape, "d"));
-	return buf.data;
-}
-
 /* ---- finding the rows of keys ---- */
 
 /* Rows of keys, to be found in a table. */
@@ -156,7 +128,7 @@ append_lookup(StringInfo buf, const KappaShape *shape, const Lookup *lookup, boo
 					 lookup->columns, lookup->rows,
 					 kappa_definition_relation_name(lookup->table), lookup->alias);
 	kappa_text_append_match(buf, shape, lookup->alias, "d", nulls);
-	if (shape->key != NIL)
+	if (shape->key != NIL && !shape->key_not_null)
 	{
 		appendStringInfo(buf, "%s(", separator);
 		kappa_text_append_null_key(buf, shape, "d", nulls);
@@ -178,14 +150,26 @@ make_lookup(const KappaShape *shape, const Lookup *lookup)
 
 	initStringInfo(&buf);
 	append_lookup(&buf, shape, lookup, false);
-	if (shape->key == NIL)
+	if (shape->key == NIL || shape->key_not_null)
 		return buf.data;
 	appendStringInfoString(&buf, "\nUNION ALL\n");
 	append_lookup(&buf, shape, lookup, true);
 	return buf.data;
 }
 
-/* ---- DISTINCT ON with a companion ---- */
+/* ---- a companion that knows the order ---- */
+
+/* A new row of a key, d, is the one that counts, and not what the companion has, s. */
+static void
+append_wins(StringInfo buf, const KappaShape *shape)
+{
+	if (shape->scan->changelog)
+		appendStringInfo(buf, "ROW(%s) OPERATOR(pg_catalog.>) ROW(%s)",
+						 kappa_text_state(shape, "d"), kappa_text_state(shape, "s"));
+	else
+		kappa_text_append_comes_before(buf, shape, "d", "s",
+									   KAPPA_COLUMN_PARTITION, KAPPA_COLUMN_OFFSET);
+}
 
 /* The rows that win against the companion's. */
 static char *
@@ -196,8 +180,7 @@ make_winners(const KappaShape *shape, Oid companion)
 
 	initStringInfo(&where);
 	appendStringInfoString(&where, "(s.ctid IS NULL OR ");
-	kappa_text_append_comes_before(&where, shape, "d", "s",
-								   KAPPA_COLUMN_PARTITION, KAPPA_COLUMN_OFFSET);
+	append_wins(&where, shape);
 	appendStringInfoChar(&where, ')');
 	lookup.columns = psprintf("d.*, s.ctid AS %s", quote_identifier(KAPPA_COLUMN_STORED));
 	lookup.where = where.data;
@@ -235,6 +218,17 @@ append_state_changes(StringInfo buf, const KappaShape *shape, Oid companion)
 	append_step(buf, "new_state", "and of those that are new",
 				make_state_insert(shape, companion,
 								  psprintf("%s AS d WHERE %s IS NULL", merged, stored)));
+}
+
+/* From the delta to the rows that have won, which are in the companion then: WITH ... */
+static void
+append_winners(StringInfo buf, const KappaShape *shape, const KappaMergeParts *parts)
+{
+	append_step(buf, KAPPA_DELTA, "what the batch says of each key",
+				kappa_merge_make_ordered_delta(shape, parts->delta));
+	append_step(buf, KAPPA_MERGED, shape->scan->changelog ? "where it is later than what was known" : "where it comes before what was known",
+				make_winners(shape, parts->companion));
+	append_state_changes(buf, shape, parts->companion);
 }
 
 /* Bring the view's table to what has won. */
@@ -284,13 +278,46 @@ make_latest_merge(const KappaShape *shape, const KappaMergeParts *parts)
 	StringInfoData buf;
 
 	initStringInfo(&buf);
-	append_step(&buf, KAPPA_DELTA, "what the batch says of each key",
-				kappa_merge_make_ordered_delta(shape, parts->delta));
-	append_step(&buf, KAPPA_MERGED, "where it comes before what was known",
-				make_winners(shape, parts->companion));
-	append_state_changes(&buf, shape, parts->companion);
+	append_winners(&buf, shape, parts);
 	append_row_changes(&buf, shape, parts->target);
 	appendStringInfo(&buf, "\nSELECT pg_catalog.count(*) FROM %s", quote_identifier(KAPPA_MERGED));
+	return buf.data;
+}
+
+/* ---- changelogs ---- */
+
+/*
+ * Keys are never NULL; rows change, come and go.  MERGE is faster than INSERT
+ * with ON CONFLICT and DELETE, the more so the more keys are there already.
+ */
+static char *
+make_changelog_merge(const KappaShape *shape, const KappaMergeParts *parts)
+{
+	StringInfoData buf;
+	StringInfoData assignments;
+	char *keep = kappa_text_column("d", KAPPA_COLUMN_KEEP);
+
+	initStringInfo(&buf);
+	initStringInfo(&assignments);
+	if (shape->needs_companion)
+	{
+		append_winners(&buf, shape, parts);
+		appendStringInfo(&buf, "\nMERGE INTO %s AS t\nUSING %s AS d\nON ",
+						 kappa_definition_relation_name(parts->target),
+						 quote_identifier(KAPPA_MERGED));
+	}
+	else
+		appendStringInfo(&buf, "MERGE INTO %s AS t\nUSING (\n%s\n) AS d\nON ",
+						 kappa_definition_relation_name(parts->target),
+						 kappa_text_indent(kappa_merge_make_ordered_delta(shape, parts->delta)));
+	kappa_text_append_match(&buf, shape, "t", "d", false);
+	appendStringInfo(&buf, "\nWHEN MATCHED AND NOT %s THEN DELETE\nWHEN MATCHED THEN ", keep);
+	if (kappa_text_append_assignments(&assignments, shape, "d"))
+		appendStringInfo(&buf, "UPDATE SET%s", assignments.data);
+	else
+		appendStringInfoString(&buf, "DO NOTHING");
+	appendStringInfo(&buf, "\nWHEN NOT MATCHED AND %s THEN INSERT (%s)\n  VALUES (%s)",
+					 keep, kappa_text_outputs(shape, NULL), kappa_text_outputs(shape, "d"));
 	return buf.data;
 }
 

@@ -193,12 +193,14 @@ append_states(StringInfo buf, const KappaShape *shape)
 	}
 }
 
-/* Columns by which rows of DISTINCT ON are sorted: all, or those that are no outputs. */
+/* Columns by which rows of a key are sorted: all, or those that are no outputs. */
 static void
 append_order_and_place(StringInfo buf, const KappaShape *shape, bool hidden_only)
 {
 	ListCell *lc;
 
+	if (shape->scan->changelog && shape->needs_companion)
+		appendStringInfo(buf, "%s bigint NOT NULL, ", quote_identifier(KAPPA_COLUMN_TIMESTAMP));
 	foreach(lc, shape->root->order)
 	{
 		KappaOrder *order = lfirst(lc);

@@ -88,6 +88,8 @@ kappa_text_state(const KappaShape *shape, const char *alias)
 		append_item(&buf, alias, ((KappaState *) lfirst(lc))->name);
 	if (shape->root->kind == KAPPA_NODE_AGGREGATE)
 		return buf.data;
+	if (shape->scan->changelog)
+		append_item(&buf, alias, KAPPA_COLUMN_TIMESTAMP);
 	foreach(lc, shape->root->order)
 		append_item(&buf, alias, kappa_delta_order_name(shape, lfirst(lc)));
 	append_item(&buf, alias, KAPPA_COLUMN_PARTITION);

@@ -313,13 +313,16 @@ CREATE FOREIGN TABLE latest_of (k varchar OPTIONS (metadata 'key', key 'true'), 
 SELECT kappa.create_view('as_events', 'SELECT k, count(*) AS n FROM events_of GROUP BY k');
 SELECT kappa.create_view('as_latest', 'SELECT v, k FROM latest_of');
 SELECT kappa.create_view('as_latest_paused', 'SELECT v, k FROM latest_of');
+CREATE FOREIGN TABLE latest_by_time (k varchar OPTIONS (metadata 'key', key 'true'), v int) SERVER events OPTIONS (topic 'compacted', key_order 'timestamp');
+SELECT kappa.create_view('by_time', 'SELECT v, k FROM latest_by_time');
 ));
 sub keyed { my ($v, @keys) = @_; return [ map { { key => $_, value => defined $v ? { v => $v } : undef } } @keys ] }
 produce('compacted', keyed(1, 'a' .. 'j'));
-caught_up($_) for qw(as_events as_latest as_latest_paused);
+caught_up($_) for qw(as_events as_latest as_latest_paused by_time);
 sql("SELECT kappa.pause_view('as_latest_paused')");
 verified($node, 'as_events', name => 'nothing is compacted yet');
-produce('compacted', keyed(2, 'a' .. 'e'));
+produce('compacted', keyed(2, qw(a b d e)));
+produce('compacted', keyed(2, 'c'), timestamp => int(1000 * (time - 600)));
 produce('compacted', keyed(undef, 'f'));
 my $compacted = 0;
 for (my ($i, $end) = (1, time + 120); !$compacted && time < $end; $i++)
@@ -328,7 +331,9 @@ for (my ($i, $end) = (1, time + 120); !$compacted && time < $end; $i++)
 	$compacted = $kafka->tool('count', 'compacted') < 12;
 }
 ok($compacted, 'the log is compacted');
-caught_up($_) for qw(as_events as_latest);
+caught_up($_) for qw(as_events as_latest by_time);
+is(sql("SELECT v FROM by_time WHERE k = 'c'"), 1, 'the latest by timestamp');
+fails_like($node, "SELECT kappa.verify('by_time')", qr/cannot be compared: its topic "compacted" is compacted\nDETAIL.*\nHINT:.*largest offset, and not the latest timestamp/, 'may be compacted away');
 fails_like($node, "SELECT kappa.verify('as_events')", qr/cannot be compared: its topic "compacted" is compacted\nDETAIL:  \d+ of the offsets/, 'a compacted topic of events');
 verified($node, 'as_latest', name => 'a compacted changelog has the latest messages');
 verified($node, 'as_latest_paused', name => 'a view that is behind is not blamed for what newer messages replaced');
