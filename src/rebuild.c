@@ -433,6 +433,8 @@ finish(Rebuild *rebuild, const KappaApplier *shadow, const KappaRebuildRun *run,
 {
 	if (strcmp(run->asked, KAPPA_SWITCH_MANUAL) == 0)
 	{
+		/* Snapshots of those who begin while it waits need not be waited for later. */
+		note_snapshots(rebuild);
 		report(rebuild, shadow, KAPPA_PHASE_MANUAL, 0);
 		postpone(rebuild, MANUAL_INTERVAL_MS, MANUAL_INTERVAL_MS);
 		*delay_ms = rebuild->delay_ms;

@@ -187,23 +187,27 @@ is($young->query_safe($consistent),
 $young->query_safe('COMMIT');
 is($young->query_safe($consistent), 't', 'and so does one from after it');
 
-# A dump across a switch is one of a single moment, too.
-$node->safe_psql('postgres', "SELECT kappa.rebuild('per_page', switch => 'manual')");
+# A dump across a switch is one of a single moment, too.  The tables that it has
+# found are still there, since the version before the switch is kept.
+$node->safe_psql('postgres',
+	"SET kappa.keep_previous = '1h'; SELECT kappa.rebuild('per_page', switch => 'manual')");
 ok( wait_for(
 		$node,
 		"SELECT phase FROM kappa.rebuilds WHERE view = 'per_page'::regclass",
 		'waiting for switch_rebuild'),
 	'a rebuild waits for switch_rebuild');
-my $dump = "$PostgreSQL::Test::Utils::tmp_check/dump.sql";
-my $dumper = IPC::Run::start(
-	[ 'pg_dump', '-d', $node->connstr('postgres'), '-f', $dump ],
-	'2>', \$err);
+$young->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
+my $snapshot = $young->query_safe('SELECT pg_export_snapshot()');
 $node->safe_psql('postgres', "SELECT kappa.switch_rebuild('per_page')");
-ok($dumper->finish, 'a dump during a switch') or diag($err);
 is( $node->safe_psql(
 		'postgres', "SELECT kappa.wait_for_rebuild('per_page', '1 min')"),
 	't',
-	'the switch comes when it is called for');
+	'the switch comes when it is called for, and waits for no snapshot from after it could');
+my $dump = "$PostgreSQL::Test::Utils::tmp_check/dump.sql";
+command_ok([ 'pg_dump', '-d', $node->connstr('postgres'), "--snapshot=$snapshot", '-f', $dump ],
+	'a dump of a snapshot from before the switch');
+$young->query_safe('COMMIT');
+$node->safe_psql('postgres', "SELECT kappa.drop_previous('per_page')");
 
 my $text = slurp_file($dump);
 my ($rows) = $text =~ /^COPY public\.per_page .*?\n(.*?)^\\\.$/ms;
