@@ -24,6 +24,7 @@
 #include "utils/rel.h"
 #include "utils/tuplestore.h"
 
+#include "kappa.h"
 #include "keyed.h"
 #include "place.h"
 #include "view_delta.h"
@@ -38,6 +39,31 @@ get_tid(TupleTableSlot *row, int attno)
 	else
 		tid = *(ItemPointer) DatumGetPointer(row->tts_values[attno - 1]);
 	return tid;
+}
+
+/*
+ * Values go from one row into another as they are, so their types must be the
+ * same.  The tables in kappa_state are their owner's, who may have altered one.
+ */
+static void
+report_altered(Relation rel)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_KAPPA_STOP),
+			 errmsg("columns of table \"%s\" are not what they were when the view was made",
+					RelationGetRelationName(rel)),
+			 errhint("Build the view anew with kappa.rebuild().")));
+}
+
+static void
+check_column(Relation rel, AttrNumber attno, Oid type)
+{
+	TupleDesc columns = RelationGetDescr(rel);
+
+	if (attno < 1 || attno > columns->natts ||
+		TupleDescAttr(columns, attno - 1)->attisdropped ||
+		TupleDescAttr(columns, attno - 1)->atttypid != type)
+		report_altered(rel);
 }
 
 static KappaKeyed *
@@ -91,8 +117,8 @@ make_found_columns(const KappaPlaces *places)
 	TupleDesc columns = CreateTemplateTupleDesc(nkeys + 2 * nstates + 2);
 
 	if (RelationGetNumberOfAttributes(rel) != nkeys + nstates + 1)
-		elog(ERROR, "table \"%s\" has %d columns, not %d", RelationGetRelationName(rel),
-			 RelationGetNumberOfAttributes(rel), nkeys + nstates + 1);
+		report_altered(rel);
+	check_column(rel, nkeys + nstates + 1, TIDOID);
 	for (int i = 1; i <= nkeys + nstates; i++)
 		TupleDescCopyEntry(columns, i, RelationGetDescr(rel), i);
 	for (int i = 1; i <= nstates; i++)
@@ -181,6 +207,8 @@ start_finder(DestReceiver *self, int operation, TupleDesc type)
 	finder->values = palloc0(ncolumns * sizeof(Datum));
 	finder->isnull = palloc0(ncolumns * sizeof(bool));
 	finder->companion = open_companion(&finder->places);
+	for (int i = 0; i < type->natts; i++)
+		check_column(finder->companion->rel, i + 1, TupleDescAttr(type, i)->atttypid);
 }
 
 static void
@@ -308,16 +336,36 @@ receive_row(TupleTableSlot *row, DestReceiver *self)
 	return true;
 }
 
+/* Of the columns that a merge has before the places of rows. */
+static void
+check_types(const Writer *writer, TupleDesc type)
+{
+	int nkeys = list_length(writer->places.key);
+	int noutputs = list_length(writer->places.columns);
+	ListCell *lc;
+
+	for (int i = 0; i < noutputs; i++)
+		check_column(writer->target->rel, get_target_column(&writer->places, i + 1),
+					 TupleDescAttr(type, i)->atttypid);
+	foreach(lc, writer->places.key)
+		check_column(writer->companion->rel, foreach_current_index(lc) + 1,
+					 TupleDescAttr(type, lfirst_int(lc) - 1)->atttypid);
+	for (int i = 0; i < writer->places.nstates; i++)
+		check_column(writer->companion->rel, nkeys + i + 1,
+					 TupleDescAttr(type, noutputs + i)->atttypid);
+}
+
 static void
 start_writer(DestReceiver *self, int operation, TupleDesc type)
 {
 	Writer *writer = (Writer *) self;
 
-	writer->target = open_target(&writer->places);
-	writer->companion = open_companion(&writer->places);
 	if (type->natts != list_length(writer->places.columns) + writer->places.nstates + 3)
 		elog(ERROR, "a merge has %d columns, not %d", type->natts,
 			 list_length(writer->places.columns) + writer->places.nstates + 3);
+	writer->target = open_target(&writer->places);
+	writer->companion = open_companion(&writer->places);
+	check_types(writer, type);
 }
 
 static void

@@ -23,6 +23,7 @@
 
 #include "access/htup_details.h"
 #include "access/xlog.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -85,6 +86,9 @@ attach_version(TriggerData *trigger)
  * kappa.note_restored(), for each row that is inserted into kappa.view and
  * kappa.view_version.  kappa's own statements run as another user than the
  * session's, which those of a restore do not.
+ *
+ * What the rows say is believed, so no other table will do: nobody else may
+ * have objects depend on each other that are not his.
  */
 Datum
 kappa_sql_note_restored(PG_FUNCTION_ARGS)
@@ -93,10 +97,11 @@ kappa_sql_note_restored(PG_FUNCTION_ARGS)
 	HeapTuple tuple;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+		RelationGetNamespace(trigger->tg_relation) != get_namespace_oid(KAPPA_SCHEMA, true))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("kappa.note_restored() was not called as a trigger for inserted rows")));
+				 errmsg("kappa.note_restored() was not called as a trigger for rows inserted into a table of kappa")));
 	tuple = trigger->tg_trigtuple;
 	if (InLocalUserIdChange())
 		return PointerGetDatum(tuple);
