@@ -91,6 +91,7 @@ OBJS = \
 	src/version_history.o \
 	src/view_aggregate.o \
 	src/view_analyze.o \
+	src/view_callees.o \
 	src/view_commands.o \
 	src/view_delta.o \
 	src/view_expressions.o \
@@ -108,7 +109,7 @@ OBJS = \
 
 # Tests that read topics run when a mock broker is there; test/run starts one.
 REGRESS = aggregate_builtin aggregate_misuse aggregate_state ddl decode_json decode_raw decode_types explain \
-	flatten options refuse
+	flatten options refuse security
 REGRESS_BROKER =
 ISOLATION = create depend drop guard privileges
 ISOLATION_BROKER = rebuild

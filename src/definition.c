@@ -17,10 +17,12 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
+#include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
@@ -38,6 +40,7 @@
 #include "rewrite/rewriteHandler.h"
 #include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -51,6 +54,7 @@
 #include "fdw_options.h"
 #include "fill_run.h"
 #include "kappa.h"
+#include "view_callees.h"
 #include "view_flatten.h"
 
 PG_FUNCTION_INFO_V1(kappa_sql_query_text);
@@ -122,8 +126,8 @@ kappa_definition_leave_owner(KappaOwnerScope *scope)
 }
 
 uint64
-kappa_definition_select_as_owner(Oid owner, List *settings, const char *sql,
-								 ReturnSetInfo *rsinfo)
+kappa_definition_select_as_owner(Oid owner, List *settings, Query *definition,
+								 const char *sql, ReturnSetInfo *rsinfo)
 {
 	SPIExecuteOptions options = { .read_only = true };
 	KappaOwnerScope scope;
@@ -137,6 +141,7 @@ kappa_definition_select_as_owner(Oid owner, List *settings, const char *sql,
 										rsinfo->econtext->ecxt_per_query_memory,
 										false, NULL, NULL);
 	}
+	kappa_callees_expect(sql, definition);
 	kappa_definition_enter_owner(&scope, owner, settings);
 	rc = SPI_execute_extended(sql, &options);
 	kappa_definition_leave_owner(&scope);
@@ -202,6 +207,7 @@ kappa_definition_get_text(Oid definition, bool pretty)
 	char *text = pg_get_querydef(query, pretty);
 
 	AtEOXact_GUC(true, level);
+	kappa_callees_expect(text, query);
 	return text;
 }
 
@@ -250,6 +256,13 @@ kappa_definition_get_statements(Query *definition, const KappaShape *shape,
 														version->companion, pretty);
 
 	AtEOXact_GUC(true, level);
+	kappa_callees_expect(statements->delta, definition);
+	kappa_callees_expect(statements->merge, definition);
+	if (statements->place != NULL)
+	{
+		kappa_callees_expect(statements->find, definition);
+		kappa_callees_expect(statements->place, definition);
+	}
 	return statements;
 }
 
@@ -283,6 +296,9 @@ kappa_definition_get_fill(Query *definition, const KappaShape *shape,
 													  version->companion, staging);
 
 	AtEOXact_GUC(true, level);
+	kappa_callees_expect(statements->delta, definition);
+	if (statements->merge != NULL)
+		kappa_callees_expect(statements->merge, definition);
 	return statements;
 }
 
@@ -460,6 +476,41 @@ kappa_definition_parse(const char *text)
 	return query;
 }
 
+/*
+ * Take away what default privileges have granted on a relation.  They are meant
+ * for what people make to be read; a state or a version that is being built
+ * has rows without the view's policies.
+ */
+static void
+reset_privileges(Oid relid)
+{
+	Relation pg_class = table_open(RelationRelationId, RowExclusiveLock);
+	HeapTuple tuple = SearchSysCacheCopy1(RELOID, ObjectIdGetDatum(relid));
+	Datum values[Natts_pg_class] = { 0 };
+	bool nulls[Natts_pg_class] = { 0 };
+	bool replace[Natts_pg_class] = { 0 };
+	bool isnull;
+	Datum acl;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	acl = SysCacheGetAttr(RELOID, tuple, Anum_pg_class_relacl, &isnull);
+	if (!isnull)
+	{
+		Oid *members;
+		int n = aclmembers(DatumGetAclP(acl), &members);
+
+		nulls[Anum_pg_class_relacl - 1] = true;
+		replace[Anum_pg_class_relacl - 1] = true;
+		updateAclDependencies(RelationRelationId, relid, 0,
+							  ((Form_pg_class) GETSTRUCT(tuple))->relowner, n, members, 0, NULL);
+		tuple = heap_modify_tuple(tuple, RelationGetDescr(pg_class), values, nulls, replace);
+		CatalogTupleUpdate(pg_class, &tuple->t_self, tuple);
+		CommandCounterIncrement();
+	}
+	table_close(pg_class, RowExclusiveLock);
+}
+
 /* Move a relation, with its type, indexes and constraints, into kappa_state. */
 static void
 move_to_state_schema(Oid relid)
@@ -472,6 +523,7 @@ move_to_state_schema(Oid relid)
 	free_object_addresses(moved);
 	relation_close(rel, NoLock);
 	CommandCounterIncrement();
+	reset_privileges(relid);
 }
 
 /*

@@ -136,12 +136,13 @@ extern void kappa_definition_enter_owner(KappaOwnerScope *scope, Oid owner, List
 extern void kappa_definition_leave_owner(KappaOwnerScope *scope);
 
 /*
- * Run a SELECT as the owner of a view, likewise.  SPI must be connected.  The
- * rows go to the result of a set-returning function, which is emptied first;
- * with rsinfo NULL to SPI_tuptable.  Returns their number.
+ * Run a SELECT as the owner of a view, likewise.  It calls nothing but what the
+ * definition calls (see view_callees.h).  SPI must be connected.  The rows go
+ * to the result of a set-returning function, which is emptied first; with
+ * rsinfo NULL to SPI_tuptable.  Returns their number.
  */
 struct ReturnSetInfo;
-extern uint64 kappa_definition_select_as_owner(Oid owner, List *settings, const char *sql,
-											   struct ReturnSetInfo *rsinfo);
+extern uint64 kappa_definition_select_as_owner(Oid owner, List *settings, Query *definition,
+											   const char *sql, struct ReturnSetInfo *rsinfo);
 
 #endif /* KAPPA_DEFINITION_H */

@@ -21,6 +21,7 @@
 #include "kappa.h"
 #include "launcher.h"
 #include "shmem.h"
+#include "view_callees.h"
 
 PG_MODULE_MAGIC;
 
@@ -178,5 +179,6 @@ _PG_init(void)
 
 	kappa_shmem_init();
 	kappa_guard_init();
+	kappa_callees_init();
 	kappa_launcher_register();
 }

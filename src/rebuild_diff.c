@@ -328,7 +328,7 @@ run_diff(const Diff *diff, const char *sql, FunctionCallInfo fcinfo)
 	InitMaterializedSRF(fcinfo, 0);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	lines = kappa_definition_select_as_owner(diff->view->owner, diff->new->settings, sql,
+	lines = kappa_definition_select_as_owner(diff->view->owner, diff->new->settings, NULL, sql,
 											 (ReturnSetInfo *) fcinfo->resultinfo);
 	SPI_finish();
 	PopActiveSnapshot();

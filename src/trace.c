@@ -32,6 +32,7 @@
 #include "definition.h"
 #include "fdw_options.h"
 #include "fdw_scan.h"
+#include "view_callees.h"
 #include "view_commands.h"
 #include "view_delta.h"
 #include "view_query.h"
@@ -211,22 +212,20 @@ bind_gaps(Oid source, const KappaVersion *version)
 	}
 }
 
+/* Run the query, as the view's owner. */
 static void
-run_as_owner(const KappaView *view, const KappaVersion *version, const char *sql,
-			 ReturnSetInfo *rsinfo)
+find_messages(const char *sql, Query *definition, ReturnSetInfo *rsinfo)
 {
 	DestReceiver *dest = CreateDestReceiver(DestTuplestore);
 	SPIExecuteOptions options = { .read_only = true, .dest = dest };
-	KappaOwnerScope scope;
 
 	SetTuplestoreDestReceiverParams(dest, rsinfo->setResult,
 									rsinfo->econtext->ecxt_per_query_memory, false, NULL, NULL);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	kappa_definition_enter_owner(&scope, view->owner, version->settings);
+	kappa_callees_expect(sql, definition);
 	if (SPI_execute_extended(sql, &options) != SPI_OK_SELECT)
 		elog(ERROR, "could not run: %s", sql);
-	kappa_definition_leave_owner(&scope);
 	SPI_finish();
 	dest->rDestroy(dest);
 }
@@ -242,6 +241,7 @@ kappa_sql_messages_of(PG_FUNCTION_ARGS)
 	KappaView *view = kappa_view_require_owned(PG_GETARG_OID(0), AccessShareLock);
 	KappaVersion *version = kappa_catalog_get_version(view->view, view->version);
 	int64 max_rows = PG_GETARG_INT64(2);
+	KappaOwnerScope scope;
 	KappaPosition *position;
 	Query *definition;
 	KappaShape *shape;
@@ -262,9 +262,13 @@ kappa_sql_messages_of(PG_FUNCTION_ARGS)
 	kappa_fdw_bind_bounds(shape->scan->source, position->npartitions, position->start_offset,
 						  position->next_offset);
 	bind_gaps(shape->scan->source, version);
-	run_as_owner(view, version,
-				 make_query(definition, shape, version, PG_GETARG_JSONB_P(1), position, max_rows),
-				 rsinfo);
+
+	/* Reading the caller's values runs the checks of the owner's types. */
+	kappa_definition_enter_owner(&scope, view->owner, version->settings);
+	find_messages(make_query(definition, shape, version, PG_GETARG_JSONB_P(1), position,
+							 max_rows),
+				  definition, rsinfo);
+	kappa_definition_leave_owner(&scope);
 	kappa_fdw_unbind_bounds();
 	PopActiveSnapshot();
 	return (Datum) 0;

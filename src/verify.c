@@ -48,6 +48,7 @@ typedef struct Verification
 	KappaView *view;
 	KappaVersion *version;
 	char *name; /* for messages */
+	Query *definition;
 	KappaShape *shape;
 	KappaTable *table;
 	char *query; /* over the bounded log */
@@ -180,16 +181,15 @@ static Verification *
 begin_verification(Oid relid)
 {
 	Verification *v = palloc0(sizeof(Verification));
-	Query *definition;
 
 	v->view = kappa_view_require_owned(relid, AccessShareLock);
 	v->version = kappa_view_lock_live_version(relid);
 	v->name = get_rel_name(relid);
 	check_definition(v);
-	definition = kappa_definition_get_query(v->version->definition);
-	v->shape = kappa_analyze_query(definition, NULL, false);
+	v->definition = kappa_definition_get_query(v->version->definition);
+	v->shape = kappa_analyze_query(v->definition, NULL, false);
 	v->table = kappa_options_get_table(v->shape->scan->source);
-	v->query = kappa_definition_get_bounded_query(definition, v->shape, v->version);
+	v->query = kappa_definition_get_bounded_query(v->definition, v->shape, v->version);
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	load_position(v);
@@ -276,14 +276,14 @@ compare(Verification *v, KappaExtent extent, ReturnSetInfo *rsinfo, int64 max_ro
 		char *sql = kappa_verify_rows_query(&comparison, max_rows);
 
 		v->differences = kappa_definition_select_as_owner(v->view->owner, v->version->settings,
-														  sql, rsinfo);
+														  v->definition, sql, rsinfo);
 	}
 	else
 	{
 		bool isnull;
 		char *columns;
 
-		(void) kappa_definition_select_as_owner(v->view->owner, v->version->settings,
+		(void) kappa_definition_select_as_owner(v->view->owner, v->version->settings, v->definition,
 												kappa_verify_count_query(&comparison), NULL);
 		v->differences = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
 													 SPI_tuptable->tupdesc, 1, &isnull));
