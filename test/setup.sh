@@ -126,10 +126,11 @@ need_kafka() {
 				dependency:copy-dependencies -DincludeScope=runtime \
 				-DoutputDirectory="$jars" 2>&1 </dev/null) &&
 				touch "$jars/.complete" && exit 0
+			[ $? -ne 124 ] || log+='Maven was not done after 300 s'
 		done
 		tail -30 <<<"$log" >&2
 		exit 1
-	) 9>"$top/.cache/lock" || die 'could not fetch Apache Kafka'
+	) 9>"$top/.cache/lock" || die 'could not fetch Apache Kafka from Maven Central; KAPPA_KAFKA_LIB may name a folder that has its jars'
 }
 
 # Make a private folder $work with a copy of the tree in $work/src, owned by

@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kafka = start_kafka();
-my $node = new_node(conf => "wal_level = logical\n");
+my $node = new_node(conf => "wal_level = logical\nshared_preload_libraries = 'kappa, auto_explain'\n");
 
 sub sql { return $node->safe_psql('postgres', @_); }
 
@@ -176,6 +176,47 @@ is(sql(q(SELECT kappa.wait_for('bob_v'))), 't', 'the other one goes on');
 is(sql(q(SELECT count(*) FROM bob_v WHERE who = 'bob')), '6', 'and has all rows');
 sql(q(GRANT SELECT ON selfish TO alice));
 ok(wait_for($node, q(SELECT count(*) FROM alice_v), '6', 30), 'and it heals by itself');
+
+# Locks that a function takes for the session, and does not give back.
+sql(q(CREATE FUNCTION public.take_lock(n bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS
+		'BEGIN PERFORM pg_advisory_lock(4711); RETURN n; END';
+	SET ROLE bob; SELECT kappa.create_view('bob_locks', 'SELECT public.take_lock(n) AS n FROM selfish')));
+is(sql(q(SELECT kappa.wait_for('bob_locks', '30 s'))), 't', 'a function takes a lock');
+ok(wait_for($node, q(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711), '0', 10),
+	'which does not outlive the turn of its owner');
+is(sql(q(SELECT count(*) FROM bob_locks)), '6', 'and the rows are there');
+
+# ---- A plan for one message is not kept for many. ----
+
+# Plans that the worker has used for a view, from this place of the log on.
+sub plans
+{
+	my ($from, $table) = @_;
+	my @entries = split /^(?=\S)/m, substr(slurp_file($node->logfile), $from);
+
+	return join '', grep { /plan:/ && /"kappa batch"/ && /\b$table\b/ } @entries;
+}
+
+create_topic('coded');
+sql(q(CREATE TABLE codes (code int PRIMARY KEY, name text);
+	INSERT INTO codes SELECT g, 'code ' || g FROM generate_series(0, 4999) g;
+	ANALYZE codes;
+	CREATE FOREIGN TABLE coded (n bigint, code int) SERVER events OPTIONS (topic 'coded', format 'json');
+	SELECT kappa.create_view('named', 'SELECT n, name FROM coded JOIN codes USING (code)')));
+ok_view($node, 'named');
+sql(q(ALTER SYSTEM SET auto_explain.log_min_duration = 0));
+sql(q(ALTER SYSTEM SET kappa.batch_interval = '3s'));
+sql(q(SELECT pg_reload_conf()));
+my $from = -s $node->logfile;
+produce('coded', [ { value => { n => 0, code => 1 } } ]);
+ok_view($node, 'named');
+like(plans($from, 'codes'), qr/Nested Loop/, 'one message meets its code by an index');
+$from = -s $node->logfile;
+produce('coded', [ map { { value => { n => $_, code => $_ % 5000 } } } 1 .. 30_000 ]);
+ok_view($node, 'named');
+like(plans($from, 'codes'), qr/Hash Join/, 'of many, all codes are read');
+sql(q(ALTER SYSTEM RESET ALL));
+sql(q(SELECT pg_reload_conf()));
 
 # ---- A publication FOR ALL TABLES. ----
 
