@@ -2,6 +2,19 @@
 
 \echo Use "CREATE EXTENSION kappa" to load this file. \quit
 
+-- Whoever owns the schema may drop what is in it and put functions beside it.
+DO $$
+BEGIN
+    IF NOT (SELECT r.rolsuper
+            FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid = n.nspowner
+            WHERE n.nspname = 'kappa') THEN
+        RAISE EXCEPTION USING
+            errcode = 'insufficient_privilege',
+            message = 'schema "kappa" is not owned by a superuser',
+            hint = 'Drop or rename the schema.';
+    END IF;
+END $$;
+
 CREATE SCHEMA kappa_state;
 GRANT USAGE ON SCHEMA kappa_state TO PUBLIC;
 GRANT USAGE ON SCHEMA kappa TO PUBLIC;
@@ -282,6 +295,7 @@ COMMENT ON FUNCTION kappa.guard() IS 'kappa: trigger that refuses changes of a v
 
 CREATE FUNCTION kappa.note_restored() RETURNS trigger
 AS 'MODULE_PATHNAME', 'kappa_sql_note_restored' LANGUAGE C;
+REVOKE ALL ON FUNCTION kappa.note_restored() FROM PUBLIC;
 COMMENT ON FUNCTION kappa.note_restored() IS 'kappa: trigger that tells rows which a restore inserts from those which kappa does';
 CREATE TRIGGER note_restored BEFORE INSERT ON kappa.view
 FOR EACH ROW EXECUTE FUNCTION kappa.note_restored();
@@ -342,6 +356,10 @@ RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'kappa_sql_messages_of' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION kappa.messages_of(regclass, jsonb, bigint) IS 'the messages behind a row of a view: those of its log, up to its offsets, that give these values in the columns that are named';
 
+CREATE FUNCTION kappa.for_owner(owner oid, message text) RETURNS text
+AS 'MODULE_PATHNAME', 'kappa_sql_for_owner' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION kappa.for_owner(oid, text) IS 'kappa: a message for those who have the privileges of the owner or of pg_read_all_stats; <insufficient privilege> for others';
+
 CREATE FUNCTION kappa.run_status(
     OUT view oid, OUT version integer, OUT state text, OUT reason text,
     OUT since timestamptz, OUT sqlstate text, OUT retry_at timestamptz,
@@ -379,7 +397,7 @@ SELECT v.view,
             ELSE coalesce(r.state, 'retrying')
        END AS state,
        CASE WHEN (v.system_identifier, v.database) <> (s.system_identifier, d.oid) THEN 'restored'
-            WHEN v.state <> 'running' THEN v.reason
+            WHEN v.state <> 'running' THEN kappa.for_owner(c.relowner, v.reason)
             WHEN pg_catalog.pg_is_in_recovery() THEN 'the server is a standby'
             WHEN r.view IS NULL THEN kappa.waiting_reason()
             ELSE r.reason
@@ -449,7 +467,10 @@ LEFT JOIN kappa.run_status() r ON r.view = v.view::oid AND r.version = v.version
 COMMENT ON VIEW kappa.stat_views IS 'counters of each view since the server started or the view was resumed; times in milliseconds';
 
 CREATE VIEW kappa.events AS
-SELECT id, at, view, view_name, event, version, sqlstate, detail FROM kappa.event;
+SELECT e.id, e.at, e.view, e.view_name, e.event, e.version, e.sqlstate,
+       kappa.for_owner((SELECT c.relowner FROM kappa.view v JOIN pg_catalog.pg_class c ON c.oid = v.view
+                        WHERE v.view = e.view), e.detail) AS detail
+FROM kappa.event e;
 COMMENT ON VIEW kappa.events IS 'what happened to views: created, paused, resumed, failed, recovered, restarted, stopped, diverted, discarded, sought, replayed, switched, healed, forgotten, dropped';
 
 GRANT SELECT ON kappa.views, kappa.offsets, kappa.stat_views, kappa.events TO PUBLIC;
@@ -573,8 +594,9 @@ SELECT r.view,
        END AS eta,
        r.started_at,
        r.finished_at,
-       r.error
+       kappa.for_owner(c.relowner, r.error) AS error
 FROM kappa.rebuild_run r
+JOIN pg_catalog.pg_class c ON c.oid = r.view
 CROSS JOIN LATERAL (
     SELECT nullif(pg_catalog.date_part('epoch', coalesce(r.replayed_at, r.finished_at, pg_catalog.clock_timestamp())
                                                 - r.started_at), 0)::numeric AS seconds) t;

@@ -269,6 +269,7 @@ load_definition(KappaApplier *applier)
 	definition = kappa_definition_get_query(version->definition);
 	shape = kappa_analyze_query(definition, NULL, false);
 	table = kappa_options_get_table(shape->scan->source);
+	kappa_options_check_reader(table, applier->owner);
 	applier->relid = table->relid;
 	applier->serverid = table->serverid;
 	applier->topic = pstrdup(table->topic);

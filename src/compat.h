@@ -32,7 +32,8 @@ object_ownercheck(Oid classid, Oid objectid, Oid roleid)
 	return pg_database_ownercheck(objectid, roleid);
 }
 
-/* And one for the privileges on it; kappa asks for functions and schemas. */
+/* And one for the privileges on it; kappa asks for functions, schemas and servers. */
+#include "catalog/pg_foreign_server.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 
@@ -41,6 +42,8 @@ object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
 {
 	if (classid == NamespaceRelationId)
 		return pg_namespace_aclcheck(objectid, roleid, mode);
+	if (classid == ForeignServerRelationId)
+		return pg_foreign_server_aclcheck(objectid, roleid, mode);
 	Assert(classid == ProcedureRelationId);
 	return pg_proc_aclcheck(objectid, roleid, mode);
 }
@@ -50,9 +53,13 @@ object_aclcheck(Oid classid, Oid objectid, Oid roleid, AclMode mode)
 #if PG_VERSION_NUM < 160000
 #define ExecCheckQueryPermissions(query) \
 	ExecCheckRTPerms((query)->rtable, true)
+#define kappa_may_run_query(query) \
+	ExecCheckRTPerms((query)->rtable, false)
 #else
 #define ExecCheckQueryPermissions(query) \
 	ExecCheckPermissions((query)->rtable, (query)->rteperminfos, true)
+#define kappa_may_run_query(query) \
+	ExecCheckPermissions((query)->rtable, (query)->rteperminfos, false)
 #endif
 
 /* 16 can report a bad name softly. */

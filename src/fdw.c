@@ -231,6 +231,22 @@ estimate_messages(const KappaRelInfo *info, PlannerInfo *root,
 											 JOIN_INNER, NULL);
 }
 
+/*
+ * Whether brokers may be asked about a topic.  The executor looks at
+ * permissions when a query has been planned; but who may not run it shall not
+ * make the server connect anywhere, with anybody's credentials.
+ */
+static bool
+may_ask(const KappaTable *table, PlannerInfo *root)
+{
+	for (; root != NULL; root = root->parent_root)
+	{
+		if (!kappa_may_run_query(root->parse))
+			return false;
+	}
+	return kappa_options_may_use_server(table);
+}
+
 static void
 kappaGetForeignRelSize(PlannerInfo *root, RelOptInfo *baserel,
 					   Oid foreigntableid)
@@ -254,7 +270,7 @@ kappaGetForeignRelSize(PlannerInfo *root, RelOptInfo *baserel,
 	}
 	else
 	{
-		if (info->plan.mode == KAPPA_SCAN_LOG)
+		if (info->plan.mode == KAPPA_SCAN_LOG && may_ask(info->table, root))
 			log = kappa_estimate_log(info->table,
 									 OidIsValid(baserel->userid) ? baserel->userid
 																 : GetUserId());

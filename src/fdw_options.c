@@ -14,7 +14,10 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_foreign_server.h"
 #include "commands/defrem.h"
+#include "compat.h"
 #include "fdw.h"
 #include "fdw_options.h"
 #include "fdw_properties.h"
@@ -401,6 +404,51 @@ kappa_options_get_connection(Oid serverid, Oid userid)
 		add_properties(config, GetUserMapping(userid, serverid)->options);
 	return config;
 }
+
+/* ---- who may connect ---- */
+
+static Oid
+get_owner(Oid relid)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+bool
+kappa_options_may_use_server(const KappaTable *table)
+{
+	return object_aclcheck(ForeignServerRelationId, table->serverid,
+						   get_owner(table->relid), ACL_USAGE) == ACLCHECK_OK;
+}
+
+void
+kappa_options_check_server(const KappaTable *table)
+{
+	if (kappa_options_may_use_server(table))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied for foreign server \"%s\"",
+					GetForeignServer(table->serverid)->servername),
+			 errdetail("The owner of foreign table \"%s\" has no USAGE on it.", table->name)));
+}
+
+void
+kappa_options_check_reader(const KappaTable *table, Oid userid)
+{
+	if (pg_class_aclcheck(table->relid, userid, ACL_SELECT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck_all(table->relid, userid, ACL_SELECT, ACLMASK_ANY) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_TABLE, table->name);
+	kappa_options_check_server(table);
+}
+
+/* ---- fingerprints ---- */
 
 static const char *
 choice_name(int value, const OptionValue *choices, int n)

@@ -89,6 +89,17 @@ extern KappaTable *kappa_options_get_table(Oid relid);
 extern KafkaConfig *kappa_options_get_connection(Oid serverid, Oid userid);
 
 /*
+ * Throw 42501 unless kappa may connect for a foreign table.  Its owner needs
+ * USAGE on the server: PostgreSQL asks for that only when the table is made,
+ * but whoever loses it shall not go on making this server connect there.
+ */
+extern void kappa_options_check_server(const KappaTable *table);
+extern bool kappa_options_may_use_server(const KappaTable *table);
+
+/* Likewise, for somebody who needs SELECT on the table, or a column of it. */
+extern void kappa_options_check_reader(const KappaTable *table, Oid userid);
+
+/*
  * What the meaning of a view depends on, as text that can be compared: topic,
  * format, key options, and for each of the columns (attribute numbers) path,
  * source, key, type.  Connection options are not part of it, nor are the names

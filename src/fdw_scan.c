@@ -153,6 +153,7 @@ kappaBeginForeignScan(ForeignScanState *node, int eflags)
 
 	kappa_scan_load_plan(plan, &scan->plan);
 	scan->table = kappa_options_get_table(RelationGetRelid(node->ss.ss_currentRelation));
+	kappa_options_check_server(scan->table);
 	scan->userid = OidIsValid(scan->plan.userid) ? scan->plan.userid : GetUserId();
 	scan->rewind = (eflags & EXEC_FLAG_REWIND) != 0;
 

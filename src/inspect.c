@@ -4,7 +4,8 @@
  *	  What SQL can see of kappa's processes
  *
  * The functions that read shared memory return what there is, without looking
- * at permissions: views in schema kappa join them with the catalog.  On a
+ * at permissions but for messages of errors: views in schema kappa join them
+ * with the catalog.  On a
  * server without kappa in shared_preload_libraries, and on a standby, there is
  * nothing.
  *
@@ -18,6 +19,7 @@
 #include "access/relation.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -32,6 +34,7 @@
 #include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
@@ -49,6 +52,7 @@
 
 #define MAX_TIMEOUT_MS (INT64CONST(10) * 366 * 24 * 3600 * 1000)
 
+PG_FUNCTION_INFO_V1(kappa_sql_for_owner);
 PG_FUNCTION_INFO_V1(kappa_sql_run_status);
 PG_FUNCTION_INFO_V1(kappa_sql_waiting_reason);
 PG_FUNCTION_INFO_V1(kappa_sql_log_status);
@@ -74,6 +78,42 @@ describe_state(const KappaViewStatus *status)
 	return "retrying";
 }
 
+static Oid
+get_owner(Oid relid)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid owner = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		ReleaseSysCache(tuple);
+	}
+	return owner;
+}
+
+/*
+ * A message of an error may quote what is in the log, so it is shown to those
+ * to whom pg_stat_activity shows the owner's queries.
+ */
+static Datum
+show_message(Oid owner, const char *message)
+{
+	return CStringGetTextDatum(kappa_view_shows_messages(owner) ? message
+																: "<insufficient privilege>");
+}
+
+/* kappa.for_owner(owner oid, message text) -> text; the owner may be NULL */
+Datum
+kappa_sql_for_owner(PG_FUNCTION_ARGS)
+{
+	Oid owner = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
+
+	if (PG_ARGISNULL(1))
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(show_message(owner, text_to_cstring(PG_GETARG_TEXT_PP(1))));
+}
+
 static void
 put_status(ReturnSetInfo *rsinfo, const KappaViewStatus *status)
 {
@@ -85,7 +125,7 @@ put_status(ReturnSetInfo *rsinfo, const KappaViewStatus *status)
 	values[i++] = Int32GetDatum(status->version);
 	values[i++] = CStringGetTextDatum(describe_state(status));
 	nulls[i] = status->reason[0] == '\0';
-	values[i++] = CStringGetTextDatum(status->reason);
+	values[i++] = show_message(get_owner(status->view), status->reason);
 	values[i++] = TimestampTzGetDatum(status->since);
 	nulls[i] = status->sqlstate == 0;
 	values[i++] = CStringGetTextDatum(unpack_sql_state(status->sqlstate));
@@ -235,6 +275,7 @@ get_view_to_wait_for(Oid relid)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a view of kappa", get_rel_name(relid))));
 
+	kappa_view_require_readable(view);
 	rel = relation_open(relid, AccessShareLock);
 	if (rel->rd_createSubid != InvalidSubTransactionId)
 		ereport(ERROR,
@@ -244,13 +285,17 @@ get_view_to_wait_for(Oid relid)
 	return view;
 }
 
-/* The state as kappa.views shows it; NULL if the view has gone. */
+/* The state as kappa.views shows it to the caller; NULL if the view has gone. */
 static char *
-get_state(Oid relid, char **reason)
+get_state(const KappaView *view, char **reason)
 {
 	char *state;
 
-	return kappa_catalog_get_status(relid, &state, reason) ? state : NULL;
+	if (!kappa_catalog_get_status(view->view, &state, reason))
+		return NULL;
+	if (!kappa_view_shows_messages(view->owner))
+		*reason = NULL;
+	return state;
 }
 
 /* A reason may be an error's message with its detail. */
@@ -269,7 +314,7 @@ tell_standstill(const KappaView *view)
 
 	if (view->state == KAPPA_VIEW_RUNNING && !view->restored)
 		return NULL;
-	state = get_state(view->view, &reason);
+	state = get_state(view, &reason);
 	if (state == NULL)
 		return NULL;
 	ereport(NOTICE,
@@ -283,7 +328,7 @@ static void
 tell_timeout(const KappaView *view, const char *told)
 {
 	char *reason;
-	char *state = get_state(view->view, &reason);
+	char *state = get_state(view, &reason);
 
 	/* What a standby knows of states is no more than "paused". */
 	if (state != NULL && told == NULL && RecoveryInProgress())
@@ -312,7 +357,7 @@ typedef struct StandbyWait
 	KappaTable *table;
 	KafkaConfig *connection;
 	int npartitions;
-	int64 *ends; /* of the log, as the invoker sees them */
+	int64 *ends; /* of the log */
 	bool reached;
 } StandbyWait;
 
@@ -365,7 +410,8 @@ begin_wait(StandbyWait *wait)
 	wait->view = view;
 	wait->told = tell_standstill(view);
 	wait->table = kappa_options_get_table(version->source);
-	wait->connection = kappa_options_get_connection(wait->table->serverid, GetUserId());
+	kappa_options_check_reader(wait->table, view->owner);
+	wait->connection = kappa_options_get_connection(wait->table->serverid, view->owner);
 }
 
 /* For a server without workers. */

@@ -64,10 +64,12 @@ static Log *
 read_log(const KappaTable *table, Oid owner)
 {
 	Log *log = palloc(sizeof(Log));
-	KafkaClient *client = kappa_kafka_open(kappa_options_get_connection(table->serverid, owner),
-										   false);
-	KafkaTopic *topic = kappa_kafka_topic(client, table->topic);
+	KafkaClient *client;
+	KafkaTopic *topic;
 
+	kappa_options_check_reader(table, owner);
+	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, owner), false);
+	topic = kappa_kafka_topic(client, table->topic);
 	log->npartitions = kappa_kafka_partition_count(topic);
 	log->begin = palloc(Max(log->npartitions, 1) * sizeof(int64));
 	log->end = palloc(Max(log->npartitions, 1) * sizeof(int64));
@@ -464,7 +466,7 @@ interval_to_ms(const Interval *interval)
 
 /* True when the rebuild has succeeded, false while it goes on; an error in all other cases. */
 static bool
-is_done(Oid view)
+is_done(Oid view, Oid owner)
 {
 	KappaRebuildRun *run = kappa_rebuild_run_get(view);
 
@@ -483,12 +485,14 @@ is_done(Oid view)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("rebuild of view \"%s\" was %s", get_rel_name(view),
 						run->error == NULL ? "cancelled" : "given up"),
-				 run->error == NULL ? 0 : errdetail("%s", run->error)));
+				 run->error == NULL || !kappa_view_shows_messages(owner)
+					 ? 0
+					 : errdetail("%s", run->error)));
 	return true;
 }
 
 static bool
-wait_until_done(Oid view, TimestampTz deadline)
+wait_until_done(Oid view, Oid owner, TimestampTz deadline)
 {
 	bool done = false;
 
@@ -497,7 +501,7 @@ wait_until_done(Oid view, TimestampTz deadline)
 		int64 left;
 
 		kappa_shmem_change_prepare();
-		done = is_done(view);
+		done = is_done(view, owner);
 		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 		if (done || left <= 0)
 			break;
@@ -517,6 +521,7 @@ kappa_sql_wait_for_rebuild(PG_FUNCTION_ARGS)
 {
 	Oid relid = PG_GETARG_OID(0);
 	TimestampTz deadline = GetCurrentTimestamp() + interval_to_ms(PG_GETARG_INTERVAL_P(1)) * 1000;
+	KappaView *view;
 	LOCKTAG tag;
 	bool done;
 
@@ -526,14 +531,16 @@ kappa_sql_wait_for_rebuild(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("cannot wait for a rebuild in a transaction that keeps its snapshot"),
 				 errhint("Use transaction isolation level READ COMMITTED.")));
-	if (kappa_catalog_get_view(relid) == NULL)
+	view = kappa_catalog_get_view(relid);
+	if (view == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("relation with OID %u is not a view of kappa", relid)));
+	kappa_view_require_readable(view);
 
 	kappa_rebuild_waiters_tag(relid, &tag);
 	(void) LockAcquire(&tag, ShareLock, false, false);
-	done = wait_until_done(relid, deadline);
+	done = wait_until_done(relid, view->owner, deadline);
 	LockRelease(&tag, ShareLock, false);
 	PG_RETURN_BOOL(done);
 }

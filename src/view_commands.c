@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
@@ -120,6 +121,24 @@ kappa_view_require_owned(Oid relid, LOCKMODE lockmode)
 	return view;
 }
 
+void
+kappa_view_require_readable(const KappaView *view)
+{
+	Oid userid = GetUserId();
+
+	if (!object_ownercheck(RelationRelationId, view->view, userid) &&
+		pg_class_aclcheck(view->view, userid, ACL_SELECT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck_all(view->view, userid, ACL_SELECT, ACLMASK_ANY) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(view->view));
+}
+
+bool
+kappa_view_shows_messages(Oid owner)
+{
+	return has_privs_of_role(GetUserId(), owner) ||
+		   has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
+}
+
 /*
  * A rebuild that switches replaces the live version, and locks its definition
  * for that: once we have the lock it stays what it is.
@@ -174,6 +193,7 @@ resolve_start(const KappaTable *table, const char *start, int *npartitions)
 															CStringGetDatum(start),
 															ObjectIdGetDatum(InvalidOid),
 															Int32GetDatum(-1)));
+	kappa_options_check_server(table);
 	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, GetUserId()), false);
 	topic = kappa_kafka_topic(client, table->topic);
 	*npartitions = kappa_kafka_partition_count(topic);
@@ -479,6 +499,7 @@ count_partitions(const KappaView *view, const KappaPosition *position)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("definition of view \"%s\" was dropped", get_rel_name(view->view))));
 	table = kappa_options_get_table(version->source);
+	kappa_options_check_reader(table, view->owner);
 	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, view->owner), false);
 	n = kappa_kafka_partition_count(kappa_kafka_topic(client, table->topic));
 	kappa_kafka_close(client);

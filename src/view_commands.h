@@ -26,6 +26,15 @@ extern void kappa_view_require_preload(void);
  */
 extern KappaView *kappa_view_require_owned(Oid relid, LOCKMODE lockmode);
 
+/* Throw 42501 unless the current user owns the view or may read a column of it. */
+extern void kappa_view_require_readable(const KappaView *view);
+
+/*
+ * Whether the current user may see messages of errors about a role's views,
+ * which may quote what is in the log: as pg_stat_activity shows queries.
+ */
+extern bool kappa_view_shows_messages(Oid owner);
+
 /*
  * The live version of a view, locked so that it stays that until the end of
  * the transaction.  The caller holds a lock on the view.  Throws 40001 if the
