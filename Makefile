@@ -19,6 +19,7 @@ OBJS = \
 	src/aggregate_call.o \
 	src/aggregate_partial.o \
 	src/aggregate_state.o \
+	src/anchor.o \
 	src/append.o \
 	src/apply.o \
 	src/batch.o \

@@ -28,6 +28,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "anchor.h"
 #include "deadletter.h"
 #include "deliver.h"
 #include "fdw_options.h"
@@ -254,11 +255,12 @@ advance_position(KappaSource *source, KappaServed *served)
 }
 
 /*
- * Once a second is enough for kappa.last_message: a restart reads on from the
- * message that is recorded, however old it is.
+ * Once a second is enough for kappa.last_message, and once more when there are
+ * no new messages or the view leaves: what was applied after the message that is
+ * recorded could be lost by the brokers, and replaced, without being missed.
  */
-static void
-store_last_messages(KappaSource *source, KappaServed *served)
+static bool
+record_last_messages(KappaSource *source, KappaServed *served)
 {
 	KappaLastMessage last = {
 		.npartitions = source->npartitions,
@@ -266,12 +268,15 @@ store_last_messages(KappaSource *source, KappaServed *served)
 		.timestamp = source->last_timestamp,
 		.crc = source->last_crc,
 	};
-	TimestampTz now = GetCurrentTimestamp();
 
-	if (!TimestampDifferenceExceeds(served->last_stored_at, now, LAST_MESSAGE_INTERVAL_MS))
-		return;
+	if (!served->unrecorded && served->turn.messages + served->turn.letters == 0)
+		return false;
+	if (source->nmessages > 0 &&
+		!TimestampDifferenceExceeds(served->recorded_at, GetCurrentTimestamp(),
+									LAST_MESSAGE_INTERVAL_MS))
+		return false;
 	kappa_catalog_store_last_messages(served->view, served->version, source->name, &last);
-	served->last_stored_at = now;
+	return true;
 }
 
 /* Set messages aside.  The first ones of a burst are an event. */
@@ -333,8 +338,7 @@ deliver_to_view(Delivery *delivery, KappaServed *served)
 	if (turn->letters > 0)
 		write_letters(delivery, served);
 	kappa_apply_store_position(applier, advance_position(source, served));
-	if (turn->messages + turn->letters > 0)
-		store_last_messages(source, served);
+	turn->recorded = record_last_messages(source, served);
 
 	INSTR_TIME_SET_CURRENT(duration);
 	INSTR_TIME_SUBTRACT(duration, start);
@@ -375,6 +379,7 @@ note_last_messages(KappaSource *source)
 		source->last_offset[p] = message->offset;
 		source->last_timestamp[p] = message->timestamp;
 		source->last_crc[p] = kappa_deliver_checksum(message);
+		kappa_anchor_propose(source, p);
 	}
 }
 
@@ -403,6 +408,13 @@ note_delivered(Delivery *delivery)
 			served->last_letter_at = GetCurrentTimestamp();
 		if (served->check != NULL)
 			forget_checks(delivery->source, served);
+		served->unrecorded |= served->turn.messages + served->turn.letters > 0;
+		if (served->turn.recorded)
+		{
+			served->recorded_at = GetCurrentTimestamp();
+			served->unrecorded = false;
+		}
+		delivery->source->unrecorded |= served->unrecorded;
 
 		/* Time that the views share is divided among them. */
 		pg_atomic_fetch_add_u64(&counters->messages, served->turn.messages);
@@ -689,6 +701,7 @@ kappa_deliver(KappaSource *source)
 	ListCell *lc;
 
 	pace_batches(source, now);
+	source->unrecorded = false;
 	source->next_store_at = TimestampTzPlusMilliseconds(now, STORE_INTERVAL_MS);
 	note_last_messages(source);
 	foreach(lc, source->views)

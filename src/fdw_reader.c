@@ -397,17 +397,16 @@ accept_entry(KappaReader *reader, const KappaMessage *message)
 {
 	CurrentRange *current;
 
+	/* librdkafka reads on behind a range: what it meets there is of no concern. */
+	if (message->partition >= reader->ncurrent ||
+		(message->partition >= 0 && !reader->current[message->partition].active))
+		return false;
 	if (unlikely(message->kind == KAPPA_MESSAGE_ERROR))
 	{
 		note_partition_error(reader, message);
 		return false;
 	}
-
-	if (message->partition >= reader->ncurrent)
-		return false;
 	current = &reader->current[message->partition];
-	if (!current->active)
-		return false;
 
 	reader->idle_since = 0;
 	reader->error = 0;

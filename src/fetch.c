@@ -75,74 +75,109 @@ note_eof(KappaSource *source, const KappaMessage *message)
 	}
 }
 
+/* The first break since the source was started is the one that is spoken of. */
+static void
+note_break(KappaSource *source, const KappaMessage *entry)
+{
+	KappaBreak *last = &source->last_break;
+	int p = entry->partition;
+	int64 offset = p >= 0 ? source->fetched[p] : -1;
+	MemoryContext old = MemoryContextSwitchTo(source->context);
+
+	if (source->broken == NULL)
+	{
+		last->repeated = last->error != 0 && last->partition == p && last->offset == offset;
+		last->error = entry->error;
+		last->partition = p;
+		last->offset = offset;
+		snprintf(last->reason, sizeof(last->reason), "%.*s",
+				 (int) entry->value_len, entry->value_len > 0 ? entry->value : "");
+	}
+	source->broken = p >= 0 ? bms_add_member(source->broken, p)
+							: bms_add_range(source->broken, 0, source->npartitions - 1);
+	MemoryContextSwitchTo(old);
+}
+
 /*
  * Keep the data among the entries that a fetch has brought behind those in
- * hand, and note the rest.  Returns an error among them in *failed.
+ * hand, and note the rest.
  */
-static bool
-sort_entries(KappaSource *source, int n, KappaMessage *failed)
+static void
+sort_entries(KappaSource *source, int n)
 {
 	KappaMessage *entries = &source->messages[source->nmessages];
 	KafkaClient *client = source->connection->client;
-	bool has_failed = false;
 
 	for (int i = 0; i < n; i++)
 	{
 		KappaMessage *entry = &entries[i];
 
-		switch (entry->kind)
+		if (entry->kind == KAPPA_MESSAGE_ERROR)
+			note_break(source, entry);
+		else if (!bms_is_member(entry->partition, source->broken))
 		{
-			case KAPPA_MESSAGE_DATA:
+			if (entry->kind == KAPPA_MESSAGE_DATA)
+			{
 				note_message(source, entry);
 				source->messages[source->nmessages++] = *entry;
-				break;
-			case KAPPA_MESSAGE_EOF:
-				note_eof(source, entry);
-				kappa_kafka_release(client, entry, 1);
-				break;
-			case KAPPA_MESSAGE_ERROR:
-				has_failed = true;
-				*failed = *entry;
-				kappa_kafka_release(client, entry, 1);
-				break;
+				continue;
+			}
+			note_eof(source, entry);
 		}
+		kappa_kafka_release(client, entry, 1);
 	}
-	return has_failed;
+}
+
+static char *
+describe_break(const KappaBreak *last)
+{
+	const char *reason = last->reason[0] != '\0' ? last->reason
+												 : kappa_kafka_error_text(last->error);
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, "librdkafka reported %s: %s.",
+					 kappa_kafka_error_name(last->error), reason);
+	if (last->offset >= 0)
+		appendStringInfo(&text, "  The next offset to be read is " INT64_FORMAT ".", last->offset);
+	return text.data;
 }
 
 /*
- * librdkafka reports an error for a partition.  Start again: that tells an
- * offset that is gone, or a topic, from what has healed already.
+ * What came before a break is applied.  Start again: that tells an offset that
+ * is gone, or a topic, from what has healed already, and from bytes that stay
+ * unreadable.
  */
 static void
-handle_partition_error(KappaSource *source, const KappaMessage *entry)
+handle_break(KappaSource *source)
 {
-	const KafkaErrorClass *class = kappa_kafka_error_class(entry->error);
+	const KappaBreak *last = &source->last_break;
+	const KafkaErrorClass *class = kappa_kafka_error_class(last->error);
 	ErrorData error = {
 		.sqlerrcode = class->sqlstate,
-		.message = psprintf("could not read partition %d of topic \"%s\"",
-							entry->partition, source->name),
-		.detail = psprintf("librdkafka reported %s: %s.",
-						   kappa_kafka_error_name(entry->error),
-						   kappa_kafka_error_text(entry->error)),
+		.message = last->partition >= 0
+					   ? psprintf("could not read partition %d of topic \"%s\"",
+								  last->partition, source->name)
+					   : psprintf("could not read topic \"%s\"", source->name),
+		.detail = describe_break(last),
 		.hint = unconstify(char *, class->hint),
 	};
 
 	ereport(DEBUG1,
 			(errmsg_internal("%s", error.message),
 			 errdetail_internal("%s", error.detail)));
-	kappa_source_note_trouble(source, &error, false);
+	kappa_source_note_trouble(source, &error, last->repeated);
 }
 
 void
 kappa_fetch_gather(KappaSource *source)
 {
-	KappaMessage failed;
 	instr_time start;
 	instr_time duration;
 
 	INSTR_TIME_SET_CURRENT(start);
-	while (source->readable && make_room(source))
+	while (source->readable && make_room(source) &&
+		   (source->broken == NULL || source->nmessages > 0))
 	{
 		int n = kappa_kafka_fetch(source->topic, &source->messages[source->nmessages],
 								  Min(source->nallocated, kappa_batch_rows) - source->nmessages,
@@ -150,17 +185,16 @@ kappa_fetch_gather(KappaSource *source)
 
 		if (n == 0)
 			source->readable = false;
-		else if (sort_entries(source, n, &failed))
-		{
-			handle_partition_error(source, &failed);
-			return;
-		}
 		else
+			sort_entries(source, n);
+		if (n > 0 && source->broken == NULL)
 			kappa_source_note_success(source);
 	}
 	INSTR_TIME_SET_CURRENT(duration);
 	INSTR_TIME_SUBTRACT(duration, start);
 	source->fetch_us += INSTR_TIME_GET_MICROSEC(duration);
+	if (source->broken != NULL && source->nmessages == 0)
+		handle_break(source);
 }
 
 void

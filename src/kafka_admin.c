@@ -246,11 +246,11 @@ kappa_kafka_partition_count(KafkaTopic *topic)
 
 /*
  * Ask once for an offset of each of n partitions: the first at a timestamp, or
- * one of librdkafka's logical offsets.  *partition is where it failed, if that
- * is known.
+ * one of librdkafka's logical offsets, of which RD_KAFKA_OFFSET_INVALID asks
+ * nothing.  *partition is where it failed, if that is known.
  */
 static int
-try_offsets(Question *question, int32 n, int64 timestamp, int64 *offsets,
+try_offsets(Question *question, int32 n, const int64 *timestamps, int64 *offsets,
 			int32 *partition)
 {
 	KafkaTopic *topic = question->topic;
@@ -258,12 +258,15 @@ try_offsets(Question *question, int32 n, int64 timestamp, int64 *offsets,
 	int err;
 
 	*partition = -1;
-	rd_kafka_topic_partition_list_add_range(list, topic->name, 0, n - 1);
 	for (int i = 0; i < n; i++)
-		list->elems[i].offset = timestamp;
+	{
+		offsets[i] = RD_KAFKA_OFFSET_END;
+		if (timestamps[i] != RD_KAFKA_OFFSET_INVALID)
+			rd_kafka_topic_partition_list_add(list, topic->name, i)->offset = timestamps[i];
+	}
 
 	err = rd_kafka_offsets_for_times(topic->client->rk, list, begin_try(question));
-	for (int i = 0; i < n && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+	for (int i = 0; i < list->cnt && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
 	{
 		err = list->elems[i].err;
 		if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
@@ -286,18 +289,30 @@ try_offsets(Question *question, int32 n, int64 timestamp, int64 *offsets,
 }
 
 static void
-get_offsets(KafkaTopic *topic, int32 n, int64 timestamp, int64 *offsets)
+ask_offsets(KafkaTopic *topic, int32 n, const int64 *timestamps, int64 *offsets)
 {
 	Question question = ask(topic, "get offsets of");
 	int32 partition;
 	int err;
 
-	if (n <= 0)
-		return;
-
-	while ((err = try_offsets(&question, n, timestamp, offsets, &partition)) != 0)
+	while ((err = try_offsets(&question, n, timestamps, offsets, &partition)) != 0)
 		prepare_retry(&question, err, partition);
 	finish(&question);
+}
+
+/* Likewise, of the same kind for all partitions. */
+static void
+get_offsets(KafkaTopic *topic, int32 n, int64 timestamp, int64 *offsets)
+{
+	int64 *timestamps;
+
+	if (n <= 0)
+		return;
+	timestamps = palloc(n * sizeof(int64));
+	for (int i = 0; i < n; i++)
+		timestamps[i] = timestamp;
+	ask_offsets(topic, n, timestamps, offsets);
+	pfree(timestamps);
 }
 
 /*
@@ -333,6 +348,24 @@ kappa_kafka_offsets_for_time(KafkaTopic *topic, int32 n,
 			offsets[i] = end[i];
 	}
 	pfree(end);
+}
+
+void
+kappa_kafka_offsets_for_times(KafkaTopic *topic, int32 n, const int64 *timestamps,
+							  int64 *offsets)
+{
+	int64 *asked = palloc(Max(n, 1) * sizeof(int64));
+	int nasked = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		asked[i] = timestamps[i] >= 0 ? timestamps[i] : RD_KAFKA_OFFSET_INVALID;
+		nasked += timestamps[i] >= 0;
+		offsets[i] = -1;
+	}
+	if (nasked > 0)
+		ask_offsets(topic, n, asked, offsets);
+	pfree(asked);
 }
 
 /*

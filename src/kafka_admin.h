@@ -38,6 +38,13 @@ extern void kappa_kafka_offsets_for_time(KafkaTopic *topic, int32 n,
 										 int64 timestamp, int64 *offsets);
 
 /*
+ * Likewise for a timestamp of each partition; a negative one asks nothing.  -1
+ * where nothing was asked or there is no such message.
+ */
+extern void kappa_kafka_offsets_for_times(KafkaTopic *topic, int32 n,
+										  const int64 *timestamps, int64 *offsets);
+
+/*
  * Read the one message at an offset, or report that the log does not have it
  * (false: compacted away, aborted, a control record, or out of range).  Uses a
  * queue of its own; the partition must not be started at the time of the call.

@@ -23,6 +23,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "anchor.h"
 #include "deliver.h"
 #include "fetch.h"
 #include "kafka_admin.h"
@@ -56,6 +57,8 @@ stop_source(KappaSource *source)
 		kappa_kafka_stop_all(source->topic);
 	for (int p = 0; p < source->npartitions; p++)
 		source->fetched[p] = source->eof[p] = -1;
+	bms_free(source->broken);
+	source->broken = NULL;
 	source->started = false;
 	source->stale = true;
 	source->readable = false;
@@ -199,9 +202,14 @@ note_broker_trouble(KappaSource *source, const ErrorData *error)
 void
 kappa_source_note_success(KappaSource *source)
 {
+	KappaBreak *last = &source->last_break;
 	ListCell *lc;
 
 	source->connection->down_since = 0;
+	if (last->error != 0 && last->partition >= 0 &&
+		source->fetched[last->partition] <= last->offset)
+		return;
+	last->error = 0;
 	if (!source->suspended)
 		return;
 	source->suspended = false;
@@ -483,6 +491,9 @@ set_partition_count(KappaSource *source, int n)
 		source->last_offset = extend_array(source->last_offset, source->npartitions, n);
 		source->last_timestamp = extend_array(source->last_timestamp, source->npartitions, n);
 		source->last_crc = extend_array(source->last_crc, source->npartitions, n);
+		source->anchor.offset = extend_array(source->anchor.offset, source->npartitions, n);
+		source->anchor.timestamp = extend_array(source->anchor.timestamp, source->npartitions, n);
+		source->anchor.crc = extend_array(source->anchor.crc, source->npartitions, n);
 	}
 	source->npartitions = n;
 	MemoryContextSwitchTo(old);
@@ -567,9 +578,20 @@ set_log(KappaSource *source)
 	}
 }
 
+/* Whether a view has been sought past what could not be read behind an offset. */
+static bool
+leads_past_break(KappaSource *source, int partition, int64 offset, int64 next)
+{
+	const KappaBreak *last = &source->last_break;
+
+	return last->error != 0 && last->partition == partition &&
+		   offset < last->offset && last->offset < next;
+}
+
 /*
  * Where to start a partition: at the smallest next offset of the views, or at
- * a message before it that has to be looked at again.
+ * a message before it that has to be looked at again, unless what lies between
+ * cannot be read.
  */
 static int64
 start_offset(KappaSource *source, int partition)
@@ -584,7 +606,8 @@ start_offset(KappaSource *source, int partition)
 		int64 offset = served->applier->next_offset[partition];
 
 		if (check != NULL && partition < check->npartitions &&
-			check->offset[partition] >= source->begin[partition])
+			check->offset[partition] >= source->begin[partition] &&
+			!leads_past_break(source, partition, check->offset[partition], offset))
 			offset = Min(offset, check->offset[partition]);
 		result = Min(result, offset);
 	}
@@ -622,6 +645,7 @@ take_last_messages(KappaSource *source, KappaServed *served)
 		source->last_offset[p] = check->offset[p];
 		source->last_timestamp[p] = check->timestamp[p];
 		source->last_crc[p] = check->crc[p];
+		kappa_anchor_propose(source, p);
 	}
 }
 
@@ -669,14 +693,27 @@ count_partitions_step(void *arg)
 		source->stale = true;
 }
 
-/* Look for new partitions. */
 static void
-look_for_partitions(KappaSource *source, TimestampTz now)
+ask_for_anchors_step(void *arg)
+{
+	KappaSource *source = arg;
+
+	if (!kappa_anchor_is_doubtful(source, get_asking_topic(source)))
+		return;
+	stop_source(source);
+	source->retry_at = 0;
+}
+
+/* Look for new partitions, and whether it is still the same topic. */
+static void
+look_at_topic(KappaSource *source, TimestampTz now)
 {
 	ErrorData *error;
 
 	source->metadata_at = TimestampTzPlusMilliseconds(now, kappa_metadata_interval);
 	error = attempt_asking(count_partitions_step, source);
+	if (error == NULL && !source->stale)
+		error = attempt_asking(ask_for_anchors_step, source);
 	if (error != NULL)
 		judge_failed_question(source, error);
 }
@@ -705,10 +742,10 @@ kappa_source_has_batch(KappaSource *source, TimestampTz now)
 	if (!source->started)
 		return false;
 	if (source->nmessages > 0)
-		return now >= source->next_batch_at ||
+		return now >= source->next_batch_at || source->broken != NULL ||
 			   source->nmessages >= kappa_batch_rows ||
 			   source->nbytes >= (Size) kappa_batch_bytes * 1024;
-	if (source->advanced && now >= source->next_store_at)
+	if ((source->advanced || source->unrecorded) && now >= source->next_store_at)
 		return true;
 	return (source->advanced || !source->settled) && kappa_waiters_exist(source);
 }
@@ -724,7 +761,7 @@ kappa_source_serve(KappaSource *source, TimestampTz now)
 	if (source->unreported && source->nmessages == 0 && !source->advanced)
 		kappa_progress_report(source, false);
 	if (source->started && source->metadata_at <= now)
-		look_for_partitions(source, now);
+		look_at_topic(source, now);
 	if (source->started && source->ends_at <= now &&
 		(!kappa_source_at_end(source) || source->ask_failed) &&
 		ask_ends(source, ask_ends_step))
@@ -763,7 +800,7 @@ kappa_source_next_moment(KappaSource *source)
 	next = source->metadata_at;
 	if (source->nmessages > 0)
 		next = kappa_earlier(next, Max(source->next_batch_at, 1));
-	else if (source->advanced)
+	else if (source->advanced || source->unrecorded)
 		next = kappa_earlier(next, Max(source->next_store_at, 1));
 	if (!kappa_source_at_end(source) || source->ask_failed)
 		next = kappa_earlier(next, source->ends_at);

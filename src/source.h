@@ -15,6 +15,21 @@
 #include "worker.h"
 
 /*
+ * Where a partition could not be read.  What comes of it after that is dropped,
+ * as it may lie behind a gap, and once the messages before it are applied the
+ * source starts again, from where its views stand: what cannot be read there
+ * either is trouble.
+ */
+typedef struct KappaBreak
+{
+	int error;        /* librdkafka's code; 0: there was none, or it has been passed */
+	int32 partition;  /* -1: the whole topic */
+	int64 offset;     /* that was to be read next */
+	bool repeated;    /* it was there when the source was started before */
+	char reason[256]; /* librdkafka's words */
+} KappaBreak;
+
+/*
  * A topic read through a connection, for the views that want it.
  *
  * fetched[p] is the head of what has been taken from the log of a partition;
@@ -44,6 +59,8 @@ typedef struct KappaSource
 	int64 *last_offset; /* the last message delivered; -1: none */
 	int64 *last_timestamp;
 	int64 *last_crc;
+	KappaLastMessage anchor; /* messages that have to stay; see anchor.h */
+	Bitmapset *unanchored;   /* partitions that are not to have one */
 
 	/* The batch in hand. */
 	KappaMessage *messages;
@@ -52,12 +69,17 @@ typedef struct KappaSource
 	Size nbytes;
 	bool readable;   /* there may be more */
 	bool advanced;   /* EOF events have moved fetched[] beyond the messages */
+	bool unrecorded; /* the last messages of a view are to be recorded */
 	bool settled;    /* something was delivered since it was started */
 	bool delivered;  /* and its rebuilds have not been looked at since */
 	bool unreported; /* EOF events have come since the last report */
 	uint64 fetch_us;
 	TimestampTz next_batch_at;
-	TimestampTz next_store_at; /* of a position without messages */
+	TimestampTz next_store_at; /* of a position, or last messages, without new ones */
+
+	/* What could not be read. */
+	Bitmapset *broken;     /* partitions, since it was started */
+	KappaBreak last_break; /* the first of them; survives a new start */
 
 	/* Decoding; made anew when the set of views changes. */
 	MemoryContext table_context;
@@ -106,7 +128,10 @@ extern bool kappa_source_has_batch(KappaSource *source, TimestampTz now);
  */
 extern void kappa_source_note_trouble(KappaSource *source, const ErrorData *error, bool shown);
 
-/* Messages or ends of partitions arrive: whatever it was is over. */
+/*
+ * Messages or ends of partitions arrive: whatever it was is over, unless it was
+ * a place in the log that none of them lies behind.
+ */
 extern void kappa_source_note_success(KappaSource *source);
 
 /*

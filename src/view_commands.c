@@ -30,6 +30,7 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
@@ -584,6 +585,9 @@ kappa_sql_seek_view(PG_FUNCTION_ARGS)
 	kappa_catalog_add_event(view->view, "sought", 0, NULL,
 							psprintf("partition %d: offset " INT64_FORMAT " to " INT64_FORMAT,
 									 part, Max(present, 0), target));
+
+	/* A worker that gets no messages has no other way to hear of it. */
+	CacheInvalidateRelcacheByRelid(view->view);
 	kappa_shmem_wake_at_commit();
 	PG_RETURN_VOID();
 }

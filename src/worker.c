@@ -284,10 +284,8 @@ kappa_worker_fail_view(KappaServed *served, ErrorData *error, const char *where)
 void
 kappa_worker_suspend_view(KappaServed *served, const ErrorData *error, TimestampTz retry_at)
 {
-	char *reason = error->message;
+	char *reason = kappa_worker_describe_error(error);
 
-	if (error->detail != NULL)
-		reason = psprintf("%s: %s", error->message, error->detail);
 	served->troubled = true;
 	if (kappa_shmem_view_suspend(served->slot, error->sqlerrcode, reason, retry_at))
 	{
@@ -413,7 +411,7 @@ deliver_all(void)
 	{
 		KappaSource *source = lfirst(lc);
 
-		if (source->nmessages > 0 || source->advanced)
+		if (source->nmessages > 0 || source->advanced || source->unrecorded)
 			kappa_deliver(source);
 	}
 }

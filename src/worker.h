@@ -28,6 +28,7 @@ typedef struct KappaTurn
 	uint64 rows;
 	uint64 apply_us;
 	uint64 letters; /* messages that were set aside */
+	bool recorded;  /* the last messages were written to kappa.last_message */
 } KappaTurn;
 
 /* A version of a view that this worker serves. */
@@ -60,7 +61,8 @@ typedef struct KappaServed
 	KappaFaults faults; /* in the batch in hand; in KappaRoundContext */
 	KappaBudget budget;
 	TimestampTz last_letter_at; /* when it wrote one, to tell bursts apart */
-	TimestampTz last_stored_at; /* when kappa.last_message was written */
+	TimestampTz recorded_at;    /* when kappa.last_message was written */
+	bool unrecorded;            /* there were messages since */
 	TimestampTz rebuild_at;     /* a shadow's next turn of its rebuild */
 } KappaServed;
 

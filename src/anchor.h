@@ -1,0 +1,27 @@
+/*-------------------------------------------------------------------------
+ *
+ * anchor.h
+ *	  Whether a topic that is being read is still the same one
+ *
+ * IDENTIFICATION
+ *	  src/anchor.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_ANCHOR_H
+#define KAPPA_ANCHOR_H
+
+#include "source.h"
+
+/* Take the last message of a partition as its anchor, if it has none. */
+extern void kappa_anchor_propose(KappaSource *source, int partition);
+
+/*
+ * Ask the brokers about the anchors; throws.  True if one of them may have been
+ * replaced by another message: then the views of the source will compare it
+ * with what they have applied once the source is started again, which the
+ * caller has to do.
+ */
+extern bool kappa_anchor_is_doubtful(KappaSource *source, KafkaTopic *topic);
+
+#endif /* KAPPA_ANCHOR_H */
