@@ -48,6 +48,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
 #include "definition.h"
@@ -644,7 +645,11 @@ kappa_definition_drop_relation(Oid relid, DropBehavior behavior)
 	if (!OidIsValid(relid) || get_rel_name(relid) == NULL)
 		return;
 	ObjectAddressSet(object, RelationRelationId, relid);
+
+	/* For what the catalogs have in their TOAST tables; workers may have none. */
+	PushActiveSnapshot(GetTransactionSnapshot());
 	performDeletion(&object, behavior, PERFORM_DELETION_INTERNAL);
+	PopActiveSnapshot();
 }
 
 void

@@ -399,6 +399,9 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 
 	if (storage && !kappa_swap_indexes_equal(view->view, to->target))
 		return KAPPA_SWITCH_CHANGED;
+
+	/* Some of what changes below lies in TOAST tables of the catalogs. */
+	PushActiveSnapshot(GetTransactionSnapshot());
 	kept = kappa_previous_prepare(view, from, to, storage);
 	if (!OidIsValid(kept))
 		kappa_history_end(view->view, from->version);
@@ -428,6 +431,7 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 	}
 	if (kept != to->target)
 		kappa_definition_drop_relation(to->target, DROP_CASCADE);
+	PopActiveSnapshot();
 	kappa_catalog_add_event(view->view, "switched", to->version, NULL,
 							psprintf("from version %d, by %s", from->version, kind));
 	kappa_shmem_wake_at_commit();
