@@ -570,6 +570,10 @@ guard_object_access(ObjectAccessType access, Oid classid, Oid objectid,
 void
 kappa_guard_init(void)
 {
+	/* An upgrade makes kappa's tables one by one, as it does with all others. */
+	if (IsBinaryUpgrade)
+		return;
+
 	next_utility = ProcessUtility_hook;
 	ProcessUtility_hook = guard_utility;
 	next_object_access = object_access_hook;
