@@ -5,6 +5,7 @@
 use strict;
 use warnings;
 
+use IPC::Run;
 use KappaTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -135,6 +136,14 @@ cmp_ok($p50, '<', 100, 'a message is there in milliseconds');
 # ---- Waiting, and giving up. ----
 
 sql(q(SELECT kappa.pause_view('pages')));
+my $answer;
+my $waiter = IPC::Run::start(
+	[ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', q(SELECT kappa.wait_for('pages', '10 min')) ],
+	'>', \$answer, '2>', '/dev/null');
+ok( wait_for(
+		$node, q(SELECT count(*), count(backend_xmin), count(backend_xid) FROM pg_stat_activity
+			WHERE query ~ '^SELECT kappa.wait_for' AND wait_event_type = 'Extension'), '1|0|0'),
+	'who waits for a view holds no snapshot');
 foreach my $case (
 	[ 'wait_for', q(SELECT kappa.wait_for('pages')) ],
 	[ 'an ad-hoc query', q(SELECT count(*) FROM clicks CROSS JOIN LATERAL (SELECT max(g) FROM generate_series(1, 1000000) g WHERE g > n) x) ])
@@ -148,6 +157,8 @@ fails_like($node, q(BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT kappa.wait_for
 	qr/cannot be used in a transaction with isolation level REPEATABLE READ/, 'wait_for needs new snapshots');
 sql(q(SELECT kappa.resume_view('pages')));
 is(sql(q(SELECT kappa.wait_for('pages', '20 s'))), 't', 'wait_for is answered');
+$waiter->finish;
+is($answer, "t\n", 'and so is who has waited since before it was resumed');
 
 # ---- Transactions that do not commit, and one that does so later. ----
 
