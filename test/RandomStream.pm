@@ -230,6 +230,10 @@ sub new
 	$self->{missing} = pick(0, 0.05, 0.05, 0.3);
 	$self->{countries} = [ @countries[ 0 .. pick(0, 2, 4) ], '' ];
 	$self->{people} = pick(5, 50, 400);
+
+	# Whether of a cart the message of the latest timestamp counts, in whatever partition.
+	$self->{by_time} = chance(0.5);
+	$self->{cart_partitions} = $self->{partitions};
 	return $self;
 }
 
@@ -258,6 +262,7 @@ sub foreign_table
 	my @list = map { "$_->{name} $_->{type}" . ($_->{options} ? " OPTIONS ($_->{options})" : '') } describe_columns($topic);
 	my $format = $topic eq 'carts' ? ', key_format \'json\'' : '';
 
+	$format .= ', key_order \'timestamp\'' if $topic eq 'carts' && $self->{by_time};
 	splice @list, rand @list, 0, 'gone text';
 	return "CREATE FOREIGN TABLE $topic (" . join(', ', @list) . ") SERVER events OPTIONS (topic '$self->{topics}{$topic}', format 'json'$format);\n"
 	  . "ALTER FOREIGN TABLE $topic DROP COLUMN gone;\nGRANT SELECT ON $topic TO alice;\n";
@@ -266,13 +271,14 @@ sub foreign_table
 # The same as a view over the messages as they are.
 sub plain_table
 {
-	my ($topic) = @_;
+	my ($self, $topic) = @_;
+	my $order = $topic eq 'carts' && $self->{by_time} ? 'ms DESC, part DESC, pos DESC' : 'pos DESC';
 	my $list = join(', ', map { "($_->{plain})::$_->{type} AS $_->{name}" } describe_columns($topic));
 	my $from = "SELECT * FROM plain.raw_$topic
 		WHERE pos >= coalesce((nullif(current_setting('plain.start', true), '')::bigint[])[part + 1], 0)
 			AND pos < coalesce((nullif(current_setting('plain.beyond', true), '')::bigint[])[part + 1], 9e18)";
 
-	$from = "SELECT * FROM (SELECT DISTINCT ON (key) * FROM ($from) l ORDER BY key, pos DESC) l WHERE value IS NOT NULL"
+	$from = "SELECT * FROM (SELECT DISTINCT ON (key) * FROM ($from) l ORDER BY key, $order) l WHERE value IS NOT NULL"
 	  if $topic ne 'events';
 	return "CREATE VIEW plain.$topic AS SELECT $list FROM ($from) l;\n";
 }
@@ -348,7 +354,11 @@ sub change
 	my $n = int($self->{people} * rand()**2);
 	my $key = $topic eq 'users' ? "$n" : sprintf('{"shop": "s%s", "cart": {"id": %d}}', chr(97 + $n % 7), $n / 7);
 
-	return { key => $key, value => chance(0.25) ? undef : $self->write_message($topic) };
+	my %place = $topic eq 'carts' && $self->{by_time}
+	  ? (partition => int rand $self->{cart_partitions}, timestamp => 1577836800000 + 1000 * int rand 500)
+	  : ();
+
+	return { key => $key, value => chance(0.25) ? undef : $self->write_message($topic), %place };
 }
 
 =pod
@@ -394,7 +404,7 @@ sub load
 	{
 		load_messages($node, $self->{topics}{$topic}, "loaded_$topic");
 		$sql .= "CREATE TABLE plain.raw_$topic AS SELECT part, pos, ms, key, value, nullif(value, '')::jsonb AS m FROM loaded_$topic;\n";
-		$sql .= "ANALYZE plain.raw_$topic;\n" . plain_table($topic);
+		$sql .= "ANALYZE plain.raw_$topic;\n" . $self->plain_table($topic);
 	}
 	$node->safe_psql('postgres', $sql);
 	return;
