@@ -226,6 +226,20 @@ classify_builtin(Form_pg_proc proc)
 	return KAPPA_FUNCTION_SESSION;
 }
 
+/*
+ * What takes a state of type internal is called by its aggregate alone, and
+ * PostgreSQL never looks at how it is declared.  So authors leave it out, which
+ * makes it volatile in name: those of hll, for one.
+ */
+static bool
+serves_aggregates(Form_pg_proc proc)
+{
+	for (int i = 0; i < proc->pronargs; i++)
+		if (proc->proargtypes.values[i] == INTERNALOID)
+			return true;
+	return false;
+}
+
 KappaFunctionClass
 kappa_function_classify(Oid funcid)
 {
@@ -243,6 +257,8 @@ kappa_function_classify(Oid funcid)
 		class = classify_builtin(proc);
 	else if (proc->provolatile == PROVOLATILE_STABLE)
 		class = KAPPA_FUNCTION_LOOKUP;
+	else if (serves_aggregates(proc))
+		class = KAPPA_FUNCTION_PURE;
 	else
 		class = KAPPA_FUNCTION_VOLATILE;
 	ReleaseSysCache(tuple);
