@@ -6,34 +6,32 @@ CREATE EXTENSION pgstattuple;
 CREATE SERVER events FOREIGN DATA WRAPPER kappa
     OPTIONS (bootstrap_servers :'brokers');
 
-CREATE TABLE plain (user_id bigint, n bigint, s numeric,
-    UNIQUE NULLS NOT DISTINCT (user_id)) WITH (fillfactor = 70);
+-- Processor time of a process, in microseconds; of its main thread alone, so
+-- without librdkafka's.
+CREATE FUNCTION processor_time(pid integer) RETURNS double precision
+LANGUAGE sql AS $$
+    SELECT split_part(pg_read_file(format('/proc/%s/task/%1$s/schedstat', pid)), ' ', 1)::double precision / 1000
+$$;
 
--- Merge events in batches, each in a transaction; microseconds per group.
-CREATE PROCEDURE merge_plainly(typed regclass, events integer, batch integer,
-    INOUT microseconds double precision)
+-- Run a statement over a table's events in batches, each in a transaction;
+-- processor time, and rows that it has counted or written.
+CREATE PROCEDURE run_plainly(statement text, events bigint, batch integer,
+    INOUT spent double precision, INOUT groups bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
-    started timestamptz;
-    spent double precision := 0;
+    started double precision := processor_time(pg_backend_pid());
     merged bigint;
-    groups bigint := 0;
 BEGIN
+    groups := 0;
     SET LOCAL synchronous_commit = off;
     FOR low IN 0 .. events - 1 BY batch LOOP
-        started := clock_timestamp();
-        EXECUTE format('INSERT INTO plain AS t
-            SELECT user_id, count(*), sum(amount) FROM %s WHERE i > $1 AND i <= $2
-            GROUP BY user_id ORDER BY user_id
-            ON CONFLICT (user_id) DO UPDATE SET n = t.n + excluded.n, s = t.s + excluded.s',
-            typed) USING low, low + batch;
+        EXECUTE statement USING low, low + batch;
         GET DIAGNOSTICS merged = ROW_COUNT;
-        spent := spent + extract(epoch FROM clock_timestamp() - started);
         groups := groups + merged;
         COMMIT;
         SET LOCAL synchronous_commit = off;
     END LOOP;
-    microseconds := 1e6 * spent / groups;
+    spent := processor_time(pg_backend_pid()) - started;
 END $$;
 
 -- Size of the view "merged" and of its companion, and what merging cost since the last call.

@@ -9,6 +9,7 @@
  *					the event (default: none, partitions in turn)
  *	--keys N		users to draw from (default 1000000: a million events
  *					have about 632000 different ones)
+ *	--in-turn		one user after the other, instead of by chance
  *	--rate N		events per second, evenly spaced (default: all at once)
  *	--partitions N	create the topic first, with N partitions
  *	--print			write the events to standard output instead, one a line
@@ -47,6 +48,7 @@ typedef struct Settings
 	uint64_t seed;
 	const char *key; /* NULL: no key */
 	int64_t keys;
+	int in_turn;
 	double rate;    /* 0: no limit */
 	int partitions; /* 0: the topic is there */
 	int print;
@@ -130,7 +132,7 @@ make_event(const Settings *settings, int64_t i, int64_t ms, Event *event)
 	char at[40];
 
 	snprintf(event->user_id, sizeof(event->user_id), "%" PRIu64,
-			 who % settings->keys + 1);
+			 (settings->in_turn ? (uint64_t) i : who) % settings->keys + 1);
 	snprintf(event->page, sizeof(event->page), "/p/%d", (int) (what % 1000));
 	event->country = countries[(what >> 10) % 20];
 	snprintf(event->session, sizeof(event->session), "%016" PRIx64, session);
@@ -366,6 +368,7 @@ read_arguments(int argc, char **argv)
 	static const struct option options[] = {
 		{ "key", required_argument, NULL, 'k' },
 		{ "keys", required_argument, NULL, 'n' },
+		{ "in-turn", no_argument, NULL, 't' },
 		{ "rate", required_argument, NULL, 'r' },
 		{ "partitions", required_argument, NULL, 'p' },
 		{ "print", no_argument, NULL, 'o' },
@@ -385,6 +388,9 @@ read_arguments(int argc, char **argv)
 			case 'n':
 				settings.keys = atoll(optarg);
 				break;
+			case 't':
+				settings.in_turn = 1;
+				break;
 			case 'r':
 				settings.rate = atof(optarg);
 				break;
@@ -400,7 +406,7 @@ read_arguments(int argc, char **argv)
 	}
 	if (argc - optind != 4 || settings.keys < 1)
 		die("usage", "produce BROKERS TOPIC COUNT SEED [--key FIELD] [--keys N] "
-					 "[--rate N] [--partitions N] [--print]");
+					 "[--in-turn] [--rate N] [--partitions N] [--print]");
 	settings.brokers = argv[optind];
 	settings.topic = argv[optind + 1];
 	settings.count = atoll(argv[optind + 2]);
