@@ -66,6 +66,8 @@ OBJS = \
 	src/key_length.o \
 	src/keyed.o \
 	src/launcher.o \
+	src/letter_log.o \
+	src/letter_retry.o \
 	src/place.o \
 	src/process.o \
 	src/progress.o \

@@ -471,7 +471,7 @@ SELECT e.id, e.at, e.view, e.view_name, e.event, e.version, e.sqlstate,
        kappa.for_owner((SELECT c.relowner FROM kappa.view v JOIN pg_catalog.pg_class c ON c.oid = v.view
                         WHERE v.view = e.view), e.detail) AS detail
 FROM kappa.event e;
-COMMENT ON VIEW kappa.events IS 'what happened to views: created, paused, resumed, failed, recovered, restarted, stopped, diverted, discarded, sought, replayed, switched, healed, forgotten, dropped';
+COMMENT ON VIEW kappa.events IS 'what happened to views: created, paused, resumed, failed, recovered, restarted, stopped, diverted, retried, discarded, sought, replayed, switched, healed, forgotten, dropped';
 
 GRANT SELECT ON kappa.views, kappa.offsets, kappa.stat_views, kappa.events TO PUBLIC;
 
@@ -482,6 +482,10 @@ GRANT SELECT ON kappa.views, kappa.offsets, kappa.stat_views, kappa.events TO PU
 CREATE FUNCTION kappa.printable(bytes bytea) RETURNS text
 AS 'MODULE_PATHNAME', 'kappa_sql_printable' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION kappa.printable(bytea) IS 'bytes as text: UTF-8 as it is, all else as \x and two digits';
+
+CREATE FUNCTION kappa.retry_dead_letters(view regclass) RETURNS bigint
+AS 'MODULE_PATHNAME', 'kappa_sql_retry_dead_letters' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.retry_dead_letters(regclass) IS 'apply the dead letters of a view, after what was wrong has been mended; those that fail again stay; returns how many were applied';
 
 CREATE FUNCTION kappa.discard_dead_letters(view regclass) RETURNS bigint
 AS 'MODULE_PATHNAME', 'kappa_sql_discard_dead_letters' LANGUAGE C VOLATILE STRICT;

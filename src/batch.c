@@ -352,6 +352,49 @@ keys_equal(KappaBatchTable *bt, int i, int j)
 	return true;
 }
 
+/* The place of a message's key in a table of places in the batch; free if it holds -1. */
+static uint32
+find_slot(KappaBatchTable *bt, const int *table, uint32 size, int i)
+{
+	uint32 slot = hash_key(bt, i) & (size - 1);
+
+	while (table[slot] >= 0 && !keys_equal(bt, table[slot], i))
+		slot = (slot + 1) & (size - 1);
+	return slot;
+}
+
+int
+kappa_batch_find_later(KappaBatchTable *bt, int n, const Bitmapset *excluded, int *found)
+{
+	uint32 size = pg_nextpower2_32(Max(2 * n, 16));
+	int *table = palloc(size * sizeof(int));
+	int *later = palloc(Max(n, 1) * sizeof(int)); /* by the first message of the key */
+	int nfound = 0;
+
+	memset(table, -1, size * sizeof(int));
+	memset(later, -1, n * sizeof(int));
+	for (int i = 0; i < bt->batch->nmessages; i++)
+	{
+		uint32 slot;
+
+		if (bms_is_member(i, excluded))
+			continue;
+		require_row(bt, i);
+		finish_key(bt, i);
+		slot = find_slot(bt, table, size, i);
+		if (table[slot] < 0 && i < n)
+			table[slot] = i;
+		else if (table[slot] >= 0 && i >= n)
+			later[table[slot]] = i;
+	}
+	for (int i = 0; i < n; i++)
+		if (later[i] >= 0)
+			found[nfound++] = later[i];
+	pfree(table);
+	pfree(later);
+	return nfound;
+}
+
 /*
  * Whether a message is later than another one of its key that stands behind it
  * in the batch.  By offset it is not: all messages of a key lie in one
@@ -392,9 +435,7 @@ select_last_of_keys(KappaBatchCursor *cursor)
 		require_row(bt, i);
 		finish_key(bt, i);
 		reading_message = false;
-		slot = hash_key(bt, i) & (size - 1);
-		while (table[slot] >= 0 && !keys_equal(bt, table[slot], i))
-			slot = (slot + 1) & (size - 1);
+		slot = find_slot(bt, table, size, i);
 		if (table[slot] < 0)
 			cursor->selected[n++] = slot;
 		if (table[slot] < 0 || is_later(bt, i, table[slot]))

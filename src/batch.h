@@ -82,6 +82,15 @@ extern double kappa_batch_bound_rows(Oid relid);
 extern KappaBatchCursor *kappa_batch_open(Oid relid, Bitmapset *attnums);
 
 /*
+ * Of a changelog's batch: find the last of the messages behind the first n, for
+ * each key that one of these has, excluded ones aside.  Sets found (room for n)
+ * to their places, and returns how many there are.  Converts keys, so it runs
+ * as the owner of the view.  Throws what is thrown for a message without a key.
+ */
+extern int kappa_batch_find_later(KappaBatchTable *bt, int n, const Bitmapset *excluded,
+								  int *found);
+
+/*
  * Store the next row in slot (a slot of the foreign table's row type): the
  * needed columns, others NULL; tts_tid identifies the message for
  * kappa.message_partition() and its siblings.  False at the end.  Throws the

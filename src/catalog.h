@@ -153,7 +153,7 @@ extern void kappa_catalog_set_state(Oid view, KappaViewState state, const char *
 
 /*
  * Add to kappa.events: created, paused, resumed, failed, recovered, stopped,
- * diverted, discarded, replayed, switched, sought or dropped.
+ * diverted, retried, discarded, replayed, switched, sought or dropped.
  */
 extern void kappa_catalog_add_event(Oid view, const char *event, int32 version,
 									const char *sqlstate, const char *detail);

@@ -31,6 +31,10 @@ PG_FUNCTION_INFO_V1(kappa_sql_printable);
 /* What is kept of key and value of a message that is too long. */
 #define HEAD_BYTES 1024
 
+/* Letters to load at once; a single one may be larger. */
+#define LOAD_LETTERS 1000
+#define LOAD_BYTES (16 * 1024 * 1024)
+
 /* kappa.printable(bytes bytea) -> text */
 Datum
 kappa_sql_printable(PG_FUNCTION_ARGS)
@@ -208,6 +212,40 @@ kappa_deadletter_insert(const KappaApplier *applier, const KappaMessage *message
 				   &parameters);
 }
 
+static void
+add_place(Parameters *parameters, const KappaMessage *message)
+{
+	add(parameters, INT4OID, Int32GetDatum(message->partition), false);
+	add(parameters, INT8OID, Int64GetDatum(message->offset), false);
+}
+
+void
+kappa_deadletter_delete(Oid view, int32 version, const KappaMessage *message)
+{
+	Parameters parameters = { 0 };
+
+	add_version(&parameters, view, version);
+	add_place(&parameters, message);
+	(void) execute("DELETE FROM kappa.dead_letter"
+				   " WHERE view = $1 AND version = $2 AND part = $3 AND pos = $4",
+				   &parameters);
+}
+
+void
+kappa_deadletter_update(Oid view, int32 version, const KappaMessage *message,
+						const ErrorData *error)
+{
+	Parameters parameters = { 0 };
+
+	add_version(&parameters, view, version);
+	add_place(&parameters, message);
+	add_error(&parameters, error);
+	(void) execute("UPDATE kappa.dead_letter SET sqlstate = $5, error = $6, detail = $7,"
+				   " context = $8, column_name = $9, failed_at = clock_timestamp()"
+				   " WHERE view = $1 AND version = $2 AND part = $3 AND pos = $4",
+				   &parameters);
+}
+
 int64
 kappa_deadletter_count(Oid view, int32 version)
 {
@@ -217,6 +255,118 @@ kappa_deadletter_count(Oid view, int32 version)
 	return execute("SELECT count(*) FROM kappa.dead_letter"
 				   " WHERE view = $1 AND version = $2 AND discarded_at IS NULL",
 				   &parameters);
+}
+
+/* ---- reading ---- */
+
+/* Bytes of a column, in the caller's context; NULL for null. */
+static const char *
+read_bytes(Datum value, bool isnull, Size *len)
+{
+	bytea *bytes;
+
+	*len = 0;
+	if (isnull)
+		return NULL;
+	bytes = DatumGetByteaPCopy(value);
+	*len = VARSIZE(bytes) - VARHDRSZ;
+	return VARDATA(bytes);
+}
+
+static const char *
+read_column(HeapTuple row, int column, Size *len)
+{
+	bool isnull;
+	Datum value = SPI_getbinval(row, SPI_tuptable->tupdesc, column, &isnull);
+
+	return read_bytes(value, isnull, len);
+}
+
+static void
+read_headers(HeapTuple row, int column, KappaMessage *message)
+{
+	Datum *names;
+	Datum *values;
+	bool *nulls;
+	bool isnull;
+	Datum array = SPI_getbinval(row, SPI_tuptable->tupdesc, column, &isnull);
+	KappaHeader *headers;
+
+	if (isnull)
+		return;
+	deconstruct_array(DatumGetArrayTypeP(array), BYTEAOID, -1, false, TYPALIGN_INT, &names,
+					  NULL, &message->nheaders);
+	array = SPI_getbinval(row, SPI_tuptable->tupdesc, column + 1, &isnull);
+	deconstruct_array(DatumGetArrayTypeP(array), BYTEAOID, -1, false, TYPALIGN_INT, &values,
+					  &nulls, &message->nheaders);
+	headers = palloc0(Max(message->nheaders, 1) * sizeof(KappaHeader));
+	for (int i = 0; i < message->nheaders; i++)
+	{
+		Size len;
+		const char *name = read_bytes(names[i], false, &len);
+
+		headers[i].name = pnstrdup(name, len);
+		headers[i].value = read_bytes(values[i], nulls[i], &headers[i].value_len);
+	}
+	message->headers = headers;
+}
+
+static void
+read_letter(HeapTuple row, KappaDeadLetter *letter)
+{
+	TupleDesc columns = SPI_tuptable->tupdesc;
+	KappaMessage *message = &letter->message;
+	char *type = SPI_getvalue(row, columns, 4);
+	bool isnull;
+
+	memset(letter, 0, sizeof(KappaDeadLetter));
+	message->kind = KAPPA_MESSAGE_DATA;
+	message->partition = DatumGetInt32(SPI_getbinval(row, columns, 1, &isnull));
+	message->offset = DatumGetInt64(SPI_getbinval(row, columns, 2, &isnull));
+	message->timestamp = DatumGetInt64(SPI_getbinval(row, columns, 3, &isnull));
+	if (isnull)
+		message->timestamp = -1;
+	message->timestamp_type = type == NULL ? '\0' : type[0];
+	message->key = read_column(row, 5, &message->key_len);
+	message->value = read_column(row, 6, &message->value_len);
+	read_headers(row, 7, message);
+	letter->complete = DatumGetBool(SPI_getbinval(row, columns, 9, &isnull));
+}
+
+int
+kappa_deadletter_load(Oid view, int32 version, int32 partition, int64 offset,
+					  KappaDeadLetter **letters)
+{
+	MemoryContext context = CurrentMemoryContext;
+	KappaMessage place = { .partition = partition, .offset = offset };
+	Parameters parameters = { 0 };
+	KappaCatalogScope scope;
+	MemoryContext old;
+	int n;
+
+	add_version(&parameters, view, version);
+	add_place(&parameters, &place);
+	add(&parameters, INT4OID, Int32GetDatum(LOAD_LETTERS), false);
+	add(&parameters, INT8OID, Int64GetDatum(LOAD_BYTES), false);
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args("SELECT part, pos, message_ms, timestamp_type, key, value,"
+							  " header_names, header_values, complete FROM"
+							  " (SELECT *, sum(size) OVER (ORDER BY part, pos) - size AS before"
+							  " FROM kappa.dead_letter WHERE view = $1 AND version = $2"
+							  " AND (part, pos) > ($3, $4) AND discarded_at IS NULL"
+							  " ORDER BY part, pos LIMIT $5) AS d"
+							  " WHERE before < $6 ORDER BY part, pos",
+							  parameters.n, parameters.types, parameters.values, NULL, false,
+							  0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read dead letters");
+	n = SPI_processed;
+	old = MemoryContextSwitchTo(context);
+	*letters = palloc(Max(n, 1) * sizeof(KappaDeadLetter));
+	for (int i = 0; i < n; i++)
+		read_letter(SPI_tuptable->vals[i], &(*letters)[i]);
+	MemoryContextSwitchTo(old);
+	kappa_catalog_leave(&scope);
+	return n;
 }
 
 /* ---- giving up ---- */
