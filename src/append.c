@@ -75,7 +75,7 @@ has_insert_trigger(Relation rel)
 bool
 kappa_append_is_possible(Oid target)
 {
-	Relation rel = table_open(target, NoLock);
+	Relation rel = table_open(target, AccessShareLock);
 	TupleConstr *constraints = rel->rd_att->constr;
 	bool possible = rel->rd_rel->relkind == RELKIND_RELATION &&
 					rel->rd_rules == NULL && !has_insert_trigger(rel) &&

@@ -499,7 +499,7 @@ drop_placeholders(TupleDesc columns, Oid shadow, const List *placeholders)
 Oid
 kappa_columns_create_shadow(const KappaView *view, const KappaShape *shape, const char *suffix)
 {
-	Relation target = table_open(view->view, NoLock);
+	Relation target = table_open(view->view, AccessShareLock);
 	KappaShape layout = *shape;
 	List *placeholders;
 	Oid shadow;
