@@ -319,6 +319,9 @@ state_becomes('later_sum', 'running', '', 'and so is its correction');
 sql(q(CREATE USER MAPPING FOR CURRENT_USER SERVER faraway OPTIONS (sasl_username 'me', sasl_password 'secret');
 	ALTER SERVER faraway OPTIONS (ADD security_protocol 'sasl_plaintext', ADD sasl_mechanism 'PLAIN')));
 state_becomes('later_sum', 'retrying', '', 'so are credentials that are not accepted');
+fails_like($node, 'SELECT count(*) FROM later',
+	qr/could not get the partitions of topic "later".*_AUTHENTICATION.*Check the user name and password/s,
+	'of which an ad-hoc query says what is wrong');
 unlike(sql(q(SELECT string_agg(v::text, ' ') FROM kappa.views v)) . slurp_file($node->logfile),
 	qr/secret(?!')/, 'which nobody gets to see');
 sql(q(ALTER SERVER faraway OPTIONS (DROP security_protocol, DROP sasl_mechanism)));
