@@ -229,19 +229,35 @@ try_metadata(Question *question, int32 *npartitions, int32 *leaderless)
 	return err;
 }
 
-int32
-kappa_kafka_partition_count(KafkaTopic *topic)
+static int32
+ask_partitions(KafkaTopic *topic, int32 *leaderless)
 {
 	Question question = ask(topic, "get the partitions of");
 	int32 npartitions = 0;
-	int32 leaderless;
 	int err;
 
-	while ((err = try_metadata(&question, &npartitions, &leaderless)) != 0)
+	while ((err = try_metadata(&question, &npartitions, leaderless)) != 0)
 		prepare_retry(&question, err, -1);
 	finish(&question);
 
 	return npartitions;
+}
+
+int32
+kappa_kafka_partition_count(KafkaTopic *topic)
+{
+	int32 leaderless;
+
+	return ask_partitions(topic, &leaderless);
+}
+
+int32
+kappa_kafka_find_leaderless(KafkaTopic *topic)
+{
+	int32 leaderless;
+
+	(void) ask_partitions(topic, &leaderless);
+	return leaderless;
 }
 
 /*

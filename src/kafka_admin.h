@@ -23,6 +23,9 @@
 /* Number of partitions.  Throws 42P01-like (undefined_object, 42704) if there is no such topic. */
 extern int32 kappa_kafka_partition_count(KafkaTopic *topic);
 
+/* The first partition that has no leader; -1 if all have.  Throws likewise. */
+extern int32 kappa_kafka_find_leaderless(KafkaTopic *topic);
+
 /*
  * First and end offset of partitions 0 .. n-1; end is the next offset that a
  * read_committed reader could be given (the last stable offset).  Either array

@@ -39,6 +39,9 @@
 /* The longest delay before the brokers are tried again. */
 #define MAX_RETRY_DELAY_MS 5000
 
+/* Between two looks at a topic of which a partition has no leader. */
+#define LEADER_INTERVAL_MS 1000
+
 /* Between two questions for the end offsets while behind. */
 #define ENDS_INTERVAL_MS 1000
 
@@ -59,6 +62,8 @@ stop_source(KappaSource *source)
 		source->fetched[p] = source->eof[p] = -1;
 	bms_free(source->broken);
 	source->broken = NULL;
+	source->leaderless = -1;
+	source->headless = false;
 	source->started = false;
 	source->stale = true;
 	source->readable = false;
@@ -206,6 +211,8 @@ kappa_source_note_success(KappaSource *source)
 	ListCell *lc;
 
 	source->connection->down_since = 0;
+	if (source->headless)
+		return;
 	if (last->error != 0 && last->partition >= 0 &&
 		source->fetched[last->partition] <= last->offset)
 		return;
@@ -364,6 +371,7 @@ create_source(Oid serverid, Oid owner, const char *name)
 	source->serverid = serverid;
 	source->owner = owner;
 	source->name = pstrdup(name);
+	source->leaderless = -1;
 	source->table_context = AllocSetContextCreate(context, "kappa decoders",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(KappaWorkerContext);
@@ -694,6 +702,14 @@ count_partitions_step(void *arg)
 }
 
 static void
+find_leaderless_step(void *arg)
+{
+	KappaSource *source = arg;
+
+	source->leaderless = kappa_kafka_find_leaderless(get_asking_topic(source));
+}
+
+static void
 ask_for_anchors_step(void *arg)
 {
 	KappaSource *source = arg;
@@ -704,15 +720,54 @@ ask_for_anchors_step(void *arg)
 	source->retry_at = 0;
 }
 
+/*
+ * A partition without a leader is no reason to stop the others.  Elections take
+ * a moment, so it is told only if it is there at two looks.
+ */
+static void
+judge_leaders(KappaSource *source, int32 before, TimestampTz now)
+{
+	ErrorData error = {
+		.sqlerrcode = ERRCODE_CONNECTION_FAILURE,
+		.message = psprintf("partition %d of topic \"%s\" has no leader",
+							source->leaderless, source->name),
+		.detail = "The other partitions are read.",
+		.hint = "See which brokers of the cluster are gone.",
+	};
+	bool headless = source->leaderless >= 0 && before >= 0;
+	ListCell *lc;
+
+	if (source->leaderless >= 0)
+		source->metadata_at = kappa_earlier(source->metadata_at,
+											TimestampTzPlusMilliseconds(now, LEADER_INTERVAL_MS));
+	if (headless && !source->headless)
+	{
+		source->suspended = true;
+		foreach(lc, source->views)
+			kappa_worker_suspend_view(lfirst(lc), &error, source->metadata_at);
+	}
+	if (!headless && source->headless)
+	{
+		source->headless = false;
+		kappa_source_note_success(source);
+	}
+	source->headless = headless;
+}
+
 /* Look for new partitions, and whether it is still the same topic. */
 static void
 look_at_topic(KappaSource *source, TimestampTz now)
 {
+	int32 before = source->leaderless;
 	ErrorData *error;
 
 	source->metadata_at = TimestampTzPlusMilliseconds(now, kappa_metadata_interval);
 	error = attempt_asking(count_partitions_step, source);
 	if (error == NULL && !source->stale)
+		error = attempt_asking(find_leaderless_step, source);
+	if (error == NULL && !source->stale)
+		judge_leaders(source, before, now);
+	if (error == NULL && !source->stale && source->leaderless < 0)
 		error = attempt_asking(ask_for_anchors_step, source);
 	if (error != NULL)
 		judge_failed_question(source, error);
@@ -762,7 +817,7 @@ kappa_source_serve(KappaSource *source, TimestampTz now)
 		kappa_progress_report(source, false);
 	if (source->started && source->metadata_at <= now)
 		look_at_topic(source, now);
-	if (source->started && source->ends_at <= now &&
+	if (source->started && source->ends_at <= now && source->leaderless < 0 &&
 		(!kappa_source_at_end(source) || source->ask_failed) &&
 		ask_ends(source, ask_ends_step))
 		kappa_progress_report(source, true);

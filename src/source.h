@@ -80,6 +80,8 @@ typedef struct KappaSource
 	/* What could not be read. */
 	Bitmapset *broken;     /* partitions, since it was started */
 	KappaBreak last_break; /* the first of them; survives a new start */
+	int32 leaderless;      /* a partition without a leader at the last look; -1: none */
+	bool headless;         /* it was so for longer: views are shown as retrying */
 
 	/* Decoding; made anew when the set of views changes. */
 	MemoryContext table_context;

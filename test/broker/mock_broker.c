@@ -15,6 +15,7 @@
  *	  error API CODE COUNT       let the next requests of a kind fail
  *	  rtt BROKER MILLISECONDS    slow a broker down
  *	  down BROKER, up BROKER     stop and start one
+ *	  leader NAME PARTITION BROKER   move a partition to a broker; -1: to none
  *
  * Each is answered by "ok" or by what is wrong.  With -s, commands come over
  * a Unix socket as well; "send" does that, to the socket that
@@ -74,6 +75,8 @@ obey(rd_kafka_mock_cluster_t *cluster, char *line)
 	}
 	else if (sscanf(line, "rtt %d %d", &a, &b) == 2)
 		err = rd_kafka_mock_broker_set_rtt(cluster, a, b);
+	else if (sscanf(line, "leader %s %d %d", name, &a, &b) == 3)
+		err = rd_kafka_mock_partition_set_leader(cluster, name, a, b);
 	else if (sscanf(line, "down %d", &a) == 1)
 		err = rd_kafka_mock_broker_set_down(cluster, a);
 	else if (sscanf(line, "up %d", &a) == 1)
