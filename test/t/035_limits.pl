@@ -1,0 +1,116 @@
+
+# What kappa may use up: memory, whatever the backlog; and a disk that is full.
+
+use strict;
+use warnings;
+
+use KappaTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $kafka = start_kafka();
+my $node = new_node(
+	conf => q(
+shared_buffers = 16MB
+kappa.retry_max_delay = 1s
+kappa.batch_bytes = 4MB
+kappa.fetch_buffer = 4MB
+kappa.rebuild_workers = 1
+));
+
+sub sql { return $node->safe_psql('postgres', @_); }
+
+# ---- Memory. ----
+
+# The most that a process has had in memory, in MB.
+sub peak
+{
+	my ($pid) = @_;
+	my $status = eval { slurp_file("/proc/$pid/status") } // '';
+
+	return $status =~ /^VmHWM:\s+(\d+)/m ? $1 / 1024 : 0;
+}
+
+# Keep a process of a kind from ending, so that its peak can still be read.
+sub pid_of
+{
+	my ($view) = @_;
+	return sql("SELECT worker_pid FROM kappa.views WHERE view = '$view'::regclass");
+}
+
+sub send_big
+{
+	my ($topic, $n) = @_;
+	my $text = 'abcdefghij' x 50_000;
+	my $i = 0;
+
+	produce($topic, sub { return $i++ < $n ? qq({"n": $i, "text": "$i$text"}) : undef });
+	return;
+}
+
+sub make_view
+{
+	my ($topic) = @_;
+
+	return sql("SELECT kappa.create_view('${topic}_log', 'SELECT n, length(text) AS l, md5(text) AS m FROM $topic');
+		SELECT kappa.create_view('${topic}_max', 'SELECT n % 10 AS k, count(*) AS c, max(text) AS t FROM $topic GROUP BY 1')");
+}
+
+my %peak;
+foreach my $n (30, 240)
+{
+	my $topic = "backlog$n";
+
+	create_topic($topic, partitions => 2, config => { 'max.message.bytes' => 2_000_000 });
+	sql("CREATE FOREIGN TABLE $topic (n bigint, text text) SERVER events OPTIONS (topic '$topic', format 'json')");
+	send_big($topic, $n);
+	sql('SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = $$kappa worker$$');
+	make_view($topic);
+	ok_view($node, $_) foreach "${topic}_log", "${topic}_max";
+	$peak{$n} = peak(pid_of("${topic}_log"));
+}
+note("a backlog of 15 MB took $peak{30} MB, one of 120 MB took $peak{240} MB");
+cmp_ok($peak{30}, '>', 0, 'the memory of a worker is known');
+cmp_ok($peak{240}, '<', $peak{30} + 40, 'memory does not grow with the backlog');
+
+# ---- A full disk. ----
+
+# A small file system for a tablespace, in a mount namespace of the server's
+# own: that needs no privileges where the kernel lets users have namespaces.
+my $space = $node->basedir . '/space';
+my @unshare = ('unshare', '-m', '--map-current-user', '--keep-caps', 'sh', '-c');
+mkdir $space or die;
+$node->stop('fast');
+my $mounted = system(@unshare, "mount -t tmpfs -o size=8m none '$space' 2>/dev/null") == 0;
+
+SKIP:
+{
+	skip 'no file system can be mounted here', 1 unless $mounted;
+
+	my $start = "mount -t tmpfs -o size=8m none '$space' && exec pg_ctl -w -D '" . $node->data_dir . "' -l '" . $node->logfile . "' start";
+	system(@unshare, "$start >/dev/null") == 0 or die 'the server did not start';
+	$node->_update_pid(1);
+
+	create_topic('rows');
+	sql("CREATE TABLESPACE small LOCATION '$space'");
+	sql(q(CREATE FOREIGN TABLE rows (n bigint, text text) SERVER events OPTIONS (topic 'rows', format 'json');
+		SELECT kappa.create_view('row_log', 'SELECT n, text FROM rows');
+		SELECT kappa.create_view('row_sum', 'SELECT count(*) AS c, sum(n) AS s FROM rows')));
+	produce('rows', [ map { qq({"n": $_, "text": "row $_"}) } 1 .. 100 ]);
+	ok_view($node, $_) foreach qw(row_log row_sum);
+	sql('ALTER TABLE row_log SET TABLESPACE small; ALTER TABLE row_log ALTER COLUMN text SET STORAGE PLAIN');
+	sql('CREATE TABLE ballast TABLESPACE small AS SELECT repeat($$x$$, 1000) AS x FROM generate_series(1, 5000)');
+	my $text = 'y' x 1000;
+	produce('rows', [ map { qq({"n": $_, "text": "$text"}) } 101 .. 4000 ]);
+	ok( wait_for($node, q(SELECT state, sqlstate, reason ~ 'No space left on device' FROM kappa.views WHERE view = 'row_log'::regclass), 'retrying|53100|t'),
+		'a full disk is waited for');
+	is(sql('SELECT count(*) = max(next_offset) FROM row_log, kappa.offsets WHERE view = $$row_log$$::regclass'), 't', 'rows and offsets agree');
+	ok_view($node, 'row_sum', name => 'a view with room goes on');
+	sql('DROP TABLE ballast; CHECKPOINT');
+	ok_view($node, 'row_log', name => 'it goes on when there is room');
+	is(sql(q(SELECT string_agg(DISTINCT event, ',' ORDER BY event) FROM kappa.events WHERE view = 'row_log'::regclass)), 'created,failed,recovered',
+		'nothing was set aside, nothing stopped');
+}
+
+$node->stop('fast', fail_ok => 1);
+done_testing();
