@@ -75,6 +75,7 @@ OBJS = \
 	src/rebuild_columns.o \
 	src/rebuild_commands.o \
 	src/rebuild_diff.o \
+	src/rebuild_log.o \
 	src/rebuild_previous.o \
 	src/rebuild_run.o \
 	src/rebuild_switch.o \
@@ -105,6 +106,7 @@ OBJS = \
 	src/view_merge.o \
 	src/view_plan.o \
 	src/view_refuse.o \
+	src/view_start.o \
 	src/view_states.o \
 	src/view_text.o \
 	src/waiters.o \

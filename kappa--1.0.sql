@@ -184,6 +184,8 @@ CREATE TABLE kappa.rebuild_run (
     started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     replayed_at timestamptz,
     finished_at timestamptz,
+    paused_at timestamptz,
+    paused_for interval NOT NULL DEFAULT '0',
     error text,
     PRIMARY KEY (view, version)
 );
@@ -193,6 +195,8 @@ COMMENT ON COLUMN kappa.rebuild_run.switch IS 'how the new rows get into the tab
 COMMENT ON COLUMN kappa.rebuild_run.phase IS 'replaying, building indexes, catching up, waiting for old snapshots, waiting for switch_rebuild, switching, done, cancelled, failed';
 COMMENT ON COLUMN kappa.rebuild_run.waiting_for IS 'process whose snapshot or lock is waited for';
 COMMENT ON COLUMN kappa.rebuild_run.replayed_at IS 'when the end of the log was reached first';
+COMMENT ON COLUMN kappa.rebuild_run.paused_at IS 'since when it is paused; null if it is not';
+COMMENT ON COLUMN kappa.rebuild_run.paused_for IS 'how long it was paused, all in all, before the end of the log was reached first';
 COMMENT ON COLUMN kappa.rebuild_run.keep_previous IS 'kappa.keep_previous when it began, in seconds';
 COMMENT ON COLUMN kappa.rebuild_run.messages_total IS 'messages between the start and the end of the log when the rebuild began, by offsets';
 
@@ -235,6 +239,7 @@ CREATE TABLE kappa.version_history (
     rows bigint,
     size bigint,
     missing text,
+    start_at timestamptz,
     PRIMARY KEY (view, version)
 );
 COMMENT ON TABLE kappa.version_history IS 'one row for each version that a view has or had';
@@ -242,6 +247,7 @@ COMMENT ON COLUMN kappa.version_history.query IS 'when the version was made or, 
 COMMENT ON COLUMN kappa.version_history.switched_at IS 'when its rows became those of the view';
 COMMENT ON COLUMN kappa.version_history.dropped_at IS 'when it was dropped; the columns topic to size are filled then';
 COMMENT ON COLUMN kappa.version_history.missing IS 'what the log did not have any more when the version was built; null if nothing';
+COMMENT ON COLUMN kappa.version_history.start_at IS 'from when on messages belong to it, if it was to start at a time or at the end of the log; null: from the beginning of the log';
 
 SELECT pg_catalog.pg_extension_config_dump('kappa.view', '');
 SELECT pg_catalog.pg_extension_config_dump('kappa.view_version', '');
@@ -366,7 +372,8 @@ CREATE FUNCTION kappa.run_status(
     OUT worker_pid integer, OUT messages bigint, OUT bytes bigint,
     OUT rows bigint, OUT batches bigint, OUT restarts bigint,
     OUT fetch_time double precision, OUT apply_time double precision,
-    OUT commit_time double precision, OUT dead_letters bigint)
+    OUT commit_time double precision, OUT dead_letters bigint,
+    OUT processes integer)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'kappa_sql_run_status' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION kappa.run_status() IS 'kappa: what the processes of this database say of the views that should run; times in milliseconds';
@@ -535,17 +542,36 @@ GRANT SELECT ON kappa.dead_letters TO PUBLIC;
 -- Rebuild
 -- ---------------------------------------------------------------------------
 
-CREATE FUNCTION kappa.rebuild(view regclass, switch text DEFAULT 'auto', incomplete boolean DEFAULT false) RETURNS bigint
-AS 'MODULE_PATHNAME', 'kappa_sql_rebuild' LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION kappa.rebuild(regclass, text, boolean) IS 'replay the log from the view''s beginning into a new version, which then takes the place of the present one; returns its number';
+-- The functions with an argument that may be null act as strict ones for the others.
 
-CREATE FUNCTION kappa.alter_view(view regclass, query text, switch text DEFAULT 'auto', incomplete boolean DEFAULT false) RETURNS bigint
-AS 'MODULE_PATHNAME', 'kappa_sql_alter_view' LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION kappa.alter_view(regclass, text, text, boolean) IS 'give a view another query: a rebuild with that query, after which columns that it leaves out are dropped and new ones are there; returns the number of the new version';
+CREATE FUNCTION kappa.rebuild(view regclass, switch text DEFAULT 'auto', incomplete boolean DEFAULT false, start text DEFAULT NULL) RETURNS bigint
+AS 'MODULE_PATHNAME', 'kappa_sql_rebuild' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION kappa.rebuild(regclass, text, boolean, text) IS 'replay the log into a new version of a view, which then takes the place of the present one; returns its number.  start: earliest, latest or a timestamp; null: where the view starts';
+
+CREATE FUNCTION kappa.alter_view(view regclass, query text, switch text DEFAULT 'auto', incomplete boolean DEFAULT false, start text DEFAULT NULL) RETURNS bigint
+AS 'MODULE_PATHNAME', 'kappa_sql_alter_view' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION kappa.alter_view(regclass, text, text, boolean, text) IS 'give a view another query: a rebuild with that query, after which columns that it leaves out are dropped and new ones are there; returns the number of the new version';
+
+CREATE FUNCTION kappa.rebuild_estimate(
+    view regclass, start text DEFAULT NULL,
+    OUT part integer, OUT log_start bigint, OUT log_end bigint, OUT start_offset bigint,
+    OUT messages bigint, OUT missing bigint, OUT missing_time interval,
+    OUT bytes bigint, OUT rate numeric, OUT duration interval, OUT basis text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'kappa_sql_rebuild_estimate' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION kappa.rebuild_estimate(regclass, text) IS 'what a rebuild would read, by partition and (part is null) in all: how many messages, how many are missing, and about how large and how long that is';
 
 CREATE FUNCTION kappa.switch_rebuild(view regclass) RETURNS void
 AS 'MODULE_PATHNAME', 'kappa_sql_switch_rebuild' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION kappa.switch_rebuild(regclass) IS 'let a rebuild that was begun with switch => ''manual'' switch as soon as it can';
+
+CREATE FUNCTION kappa.pause_rebuild(view regclass) RETURNS void
+AS 'MODULE_PATHNAME', 'kappa_sql_pause_rebuild' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.pause_rebuild(regclass) IS 'hold a rebuild until kappa.resume_rebuild(); the view goes on';
+
+CREATE FUNCTION kappa.resume_rebuild(view regclass) RETURNS void
+AS 'MODULE_PATHNAME', 'kappa_sql_resume_rebuild' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION kappa.resume_rebuild(regclass) IS 'let a paused rebuild go on where it stood';
 
 CREATE FUNCTION kappa.cancel_rebuild(view regclass) RETURNS void
 AS 'MODULE_PATHNAME', 'kappa_sql_cancel_rebuild' LANGUAGE C VOLATILE STRICT;
@@ -585,6 +611,7 @@ SELECT r.view,
        r.version,
        r.switch,
        r.phase,
+       r.finished_at IS NULL AND r.paused_at IS NOT NULL AS paused,
        r.waiting_for,
        r.messages,
        r.messages_total,
@@ -592,20 +619,34 @@ SELECT r.view,
             ELSE pg_catalog.round(100.0 * r.messages / r.messages_total, 1)
        END AS percent,
        pg_catalog.round(r.messages / t.seconds) AS messages_per_second,
-       CASE WHEN r.phase = 'replaying' AND r.messages > 0
-            THEN r.started_at + t.seconds * interval '1 second'
+       CASE WHEN r.phase = 'replaying' AND r.messages > 0 AND r.paused_at IS NULL
+            THEN r.started_at + r.paused_for + t.seconds * interval '1 second'
                  * (greatest(r.messages_total, r.messages)::double precision / r.messages)
        END AS eta,
+       CASE WHEN r.finished_at IS NULL THEN coalesce(s.processes, 0) END AS processes,
+       s.rows,
+       pg_catalog.pg_total_relation_size(f.staging) AS staging_bytes,
+       pg_catalog.pg_total_relation_size(n.target) AS table_bytes,
        r.started_at,
        r.finished_at,
        kappa.for_owner(c.relowner, r.error) AS error
 FROM kappa.rebuild_run r
 JOIN pg_catalog.pg_class c ON c.oid = r.view
 CROSS JOIN LATERAL (
-    SELECT nullif(pg_catalog.date_part('epoch', coalesce(r.replayed_at, r.finished_at, pg_catalog.clock_timestamp())
-                                                - r.started_at), 0)::numeric AS seconds) t;
+    SELECT nullif(pg_catalog.date_part('epoch',
+               least(coalesce(r.replayed_at, r.finished_at, pg_catalog.clock_timestamp()),
+                     CASE WHEN r.replayed_at IS NULL THEN r.paused_at END)
+               - r.started_at - r.paused_for), 0)::numeric AS seconds) t
+LEFT JOIN kappa.view_version n ON n.view = r.view AND n.version = r.version AND r.finished_at IS NULL
+LEFT JOIN kappa.fill f ON f.view = r.view AND f.version = r.version
+LEFT JOIN kappa.run_status() s ON s.view = n.view::oid AND s.version = n.version;
 COMMENT ON VIEW kappa.rebuilds IS 'the present or else the last rebuild of each view';
 COMMENT ON COLUMN kappa.rebuilds.phase IS 'replaying, building indexes, catching up, waiting for old snapshots, waiting for switch_rebuild, switching, done, cancelled, failed';
+COMMENT ON COLUMN kappa.rebuilds.paused IS 'kappa.pause_rebuild() holds it';
+COMMENT ON COLUMN kappa.rebuilds.processes IS 'processes that are at work on it now; null once it has ended';
+COMMENT ON COLUMN kappa.rebuilds.rows IS 'rows and partial results written since the server started, or it was resumed';
+COMMENT ON COLUMN kappa.rebuilds.staging_bytes IS 'size of the partial results; null where there are none';
+COMMENT ON COLUMN kappa.rebuilds.table_bytes IS 'size of the new version''s table, with indexes; null once it has ended';
 COMMENT ON COLUMN kappa.rebuilds.waiting_for IS 'process whose snapshot or lock is waited for';
 COMMENT ON COLUMN kappa.rebuilds.messages_total IS 'messages in the log when the rebuild began, by offsets; more may have come since';
 COMMENT ON COLUMN kappa.rebuilds.eta IS 'when the end of the log will be reached, at the present rate';
@@ -649,7 +690,8 @@ SELECT h.view,
             ELSE pg_catalog.pg_total_relation_size(n.target)
                  + coalesce(pg_catalog.pg_total_relation_size(n.companion), 0)
        END AS size,
-       h.missing
+       h.missing,
+       h.start_at
 FROM kappa.version_history h
 JOIN kappa.view v USING (view)
 LEFT JOIN kappa.view_version n ON n.view = h.view AND n.version = h.version
@@ -665,6 +707,7 @@ COMMENT ON COLUMN kappa.versions.next_offset IS 'the next offset of each partiti
 COMMENT ON COLUMN kappa.versions.rows IS 'about how many rows it has or had; null if that is not known';
 COMMENT ON COLUMN kappa.versions.size IS 'bytes of its table and state, with indexes';
 COMMENT ON COLUMN kappa.versions.missing IS 'what the log did not have any more when the version was built; null if nothing';
+COMMENT ON COLUMN kappa.versions.start_at IS 'from when on messages belong to it, if it was to start at a time or at the end of the log; null: from the beginning of the log';
 
 GRANT SELECT ON kappa.rebuilds, kappa.replays, kappa.versions TO PUBLIC;
 

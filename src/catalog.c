@@ -465,6 +465,8 @@ kappa_catalog_list_runnable(void)
 		" JOIN pg_class c ON c.oid = v.view"
 		" WHERE v.system_identifier = $1 AND v.database = $2"
 		" AND (v.state = 'running' OR n.version <> v.version AND v.state <> 'paused')"
+		" AND NOT EXISTS (SELECT FROM kappa.rebuild_run r WHERE r.view = n.view"
+		" AND r.version = n.version AND r.paused_at IS NOT NULL AND r.finished_at IS NULL)"
 		" ORDER BY n.view::oid, n.version",
 		2, types, values, NULL, SPI_OK_SELECT);
 	result = read_versions(context);

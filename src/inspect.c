@@ -46,6 +46,7 @@
 #include "kappa.h"
 #include "shmem.h"
 #include "view_commands.h"
+#include "view_start.h"
 
 /* Between two looks at a position that is replicated to this server. */
 #define STANDBY_INTERVAL_MS 20
@@ -117,8 +118,8 @@ kappa_sql_for_owner(PG_FUNCTION_ARGS)
 static void
 put_status(ReturnSetInfo *rsinfo, const KappaViewStatus *status)
 {
-	Datum values[17];
-	bool nulls[17] = { 0 };
+	Datum values[18];
+	bool nulls[18] = { 0 };
 	int i = 0;
 
 	values[i++] = ObjectIdGetDatum(status->view);
@@ -142,6 +143,7 @@ put_status(ReturnSetInfo *rsinfo, const KappaViewStatus *status)
 	values[i++] = Float8GetDatum(status->apply_us / 1000.0);
 	values[i++] = Float8GetDatum(status->commit_us / 1000.0);
 	values[i++] = Int64GetDatum(status->letters);
+	values[i++] = Int32GetDatum(status->nprocesses);
 	Assert(i == lengthof(values));
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
@@ -151,7 +153,7 @@ put_status(ReturnSetInfo *rsinfo, const KappaViewStatus *status)
  * since timestamptz, sqlstate text, retry_at timestamptz, worker_pid int,
  * messages bigint, bytes bigint, rows bigint, batches bigint, restarts bigint,
  * fetch_time float8, apply_time float8, commit_time float8,
- * dead_letters bigint), times in ms
+ * dead_letters bigint, processes int), times in ms
  */
 Datum
 kappa_sql_run_status(PG_FUNCTION_ARGS)
@@ -179,13 +181,6 @@ kappa_sql_waiting_reason(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(reason));
 }
 
-/* Kafka's timestamps count milliseconds since 1970. */
-static TimestampTz
-from_unix_ms(int64 ms)
-{
-	return (ms - (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * INT64CONST(86400000)) * 1000;
-}
-
 /*
  * kappa.log_status(view oid, version int) -> setof (part int, end_offset bigint,
  * last_message_at timestamptz)
@@ -204,7 +199,7 @@ kappa_sql_log_status(PG_FUNCTION_ARGS)
 
 		values[0] = Int32GetDatum(p);
 		values[1] = Int64GetDatum(status->end_offset[p]);
-		values[2] = TimestampTzGetDatum(from_unix_ms(status->last_message_at[p]));
+		values[2] = TimestampTzGetDatum(kappa_start_from_kafka(status->last_message_at[p]));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -89,7 +89,7 @@ kappa_process_start_filler(const char *topic, Oid view, int32 version)
 	KappaFillerArgument argument = { .view = view, .version = version };
 	StartedProcess process = { .view = view, .version = version };
 
-	if (!kappa_shmem_filler_reserve(&argument.id))
+	if (!kappa_shmem_filler_reserve(view, version, &argument.id))
 		return false;
 	process.id = argument.id;
 	snprintf(worker.bgw_name, BGW_MAXLEN, "kappa replay: topic %s", topic);

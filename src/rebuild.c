@@ -181,17 +181,20 @@ too_early(const Rebuild *rebuild, int *delay_ms)
 
 /* ---- indexes ---- */
 
-/* A dump keeps no dropped columns: layouts that were equal may differ in what it is restored to. */
+/*
+ * A dump keeps no dropped columns: layouts that were equal may differ in what
+ * it is restored to.  And users may have made an index.
+ */
 static bool
-layouts_fit(Oid view, Oid shadow)
+can_exchange(Oid view, Oid shadow)
 {
 	Relation target_rel = table_open(view, AccessShareLock);
 	Relation shadow_rel = table_open(shadow, AccessShareLock);
-	bool fit = kappa_swap_get_difference(view, shadow) == NULL;
+	bool can = kappa_rebuild_describe_obstacle(view, shadow) == NULL;
 
 	table_close(shadow_rel, AccessShareLock);
 	table_close(target_rel, AccessShareLock);
-	return fit;
+	return can;
 }
 
 /* What the shadow lacks to take the place of the view's table. */
@@ -219,7 +222,7 @@ prepare_shadow(Rebuild *rebuild, const KappaApplier *shadow)
 	bool lacking = false;
 
 	StartTransactionCommand();
-	if (layouts_fit(rebuild->view, shadow->target))
+	if (can_exchange(rebuild->view, shadow->target))
 		lacking = lacks_something(rebuild->view, shadow->target);
 	else
 		(void) kappa_rebuild_run_set_switch(rebuild->view, rebuild->version, KAPPA_SWITCH_ROWS);
@@ -354,8 +357,10 @@ try_switch(const Rebuild *rebuild, const KappaApplier *shadow, bool alone, int32
 	KappaSwitchResult result;
 	int blocker = 0;
 
+	/* Who pauses the view or the rebuild does so before or after. */
 	*previous = 0;
-	if (!get_run(rebuild, &view, &run) ||
+	(void) kappa_catalog_lock_view(rebuild->view);
+	if (!get_run(rebuild, &view, &run) || run->paused ||
 		(alone ? !stands_alone(view) : view->state == KAPPA_VIEW_STOPPED))
 		return KAPPA_SWITCH_CHANGED;
 	from = kappa_catalog_get_version(view->view, view->version);

@@ -29,9 +29,9 @@
 #include "compat.h"
 #include "definition.h"
 #include "fdw_options.h"
-#include "kafka_admin.h"
 #include "rebuild_columns.h"
 #include "rebuild_commands.h"
+#include "rebuild_log.h"
 #include "rebuild_previous.h"
 #include "rebuild_run.h"
 #include "rebuild_switch.h"
@@ -45,119 +45,29 @@ PG_FUNCTION_INFO_V1(kappa_sql_rebuild);
 PG_FUNCTION_INFO_V1(kappa_sql_alter_view);
 PG_FUNCTION_INFO_V1(kappa_sql_switch_rebuild);
 PG_FUNCTION_INFO_V1(kappa_sql_cancel_rebuild);
+PG_FUNCTION_INFO_V1(kappa_sql_pause_rebuild);
+PG_FUNCTION_INFO_V1(kappa_sql_resume_rebuild);
 PG_FUNCTION_INFO_V1(kappa_sql_wait_for_rebuild);
 
 /* How long a waiting backend sleeps at most before it looks by itself. */
 #define WAIT_INTERVAL_MS 1000
 
-/* ---- does the log reach back? ---- */
+/* ---- begin ---- */
 
-/* The topic as it stands now. */
-typedef struct Log
+/* Where the log does not reach back to the view's start, that has to be accepted. */
+static void
+check_reaches_back(const KappaView *view, const KappaTable *table,
+				   const KappaReplayPlan *plan, bool incomplete)
 {
-	int npartitions;
-	int64 *begin;
-	int64 *end;
-} Log;
-
-static Log *
-read_log(const KappaTable *table, Oid owner)
-{
-	Log *log = palloc(sizeof(Log));
-	KafkaClient *client;
-	KafkaTopic *topic;
-
-	kappa_options_check_reader(table, owner);
-	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, owner), false);
-	topic = kappa_kafka_topic(client, table->topic);
-	log->npartitions = kappa_kafka_partition_count(topic);
-	log->begin = palloc(Max(log->npartitions, 1) * sizeof(int64));
-	log->end = palloc(Max(log->npartitions, 1) * sizeof(int64));
-	kappa_kafka_watermarks(topic, log->npartitions, log->begin, log->end);
-	kappa_kafka_close(client);
-	return log;
-}
-
-/*
- * Say what is missing from the log, if anything: a text for people, or NULL.
- * Only the first partition is described.
- */
-static char *
-describe_missing(const KappaPosition *position, const Log *log)
-{
-	for (int p = 0; p < position->npartitions; p++)
-	{
-		int64 start = position->start_offset[p];
-
-		if (p >= log->npartitions)
-			return psprintf("The view has read %d partitions, the topic has %d.",
-							position->npartitions, log->npartitions);
-		if (start >= 0 && start < log->begin[p])
-			return psprintf("Partition %d begins at offset " INT64_FORMAT ", the view at offset " INT64_FORMAT ": " INT64_FORMAT " offsets are missing.",
-							p, log->begin[p], start, log->begin[p] - start);
-		if (start > log->end[p])
-			return psprintf("Partition %d ends at offset " INT64_FORMAT ", the view begins at offset " INT64_FORMAT ".",
-							p, log->end[p], start);
-	}
-	return NULL;
-}
-
-/* Returns what is missing, as describe_missing() does, if that is accepted. */
-static char *
-check_reaches_back(const KappaView *view, const KappaPosition *position,
-				   const Log *log, bool incomplete)
-{
-	char *missing = describe_missing(position, log);
-
-	if (missing == NULL)
-		return NULL;
+	if (plan->missing == NULL)
+		return;
 	ereport(incomplete ? WARNING : ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("topic \"%s\" does not reach back to the beginning of view \"%s\"",
-					position->topic, get_rel_name(view->view)),
-			 errdetail("%s", missing),
+					table->topic, get_rel_name(view->view)),
+			 errdetail_internal("%s", plan->missing),
 			 incomplete ? 0 : errhint("To build the view from what is left, call this function with incomplete => true.")));
-	return missing;
 }
-
-/*
- * Where the new version starts: where the live one did, as far as the log has
- * it.  A beginning that is not known or not there any more stays open (-1)
- * until the first batch.
- */
-static int64 *
-choose_start(const KappaPosition *position, const Log *log, int *npartitions)
-{
-	int64 *start;
-
-	*npartitions = Min(position->npartitions, log->npartitions);
-	start = palloc(Max(*npartitions, 1) * sizeof(int64));
-	for (int p = 0; p < *npartitions; p++)
-	{
-		bool there = position->start_offset[p] >= log->begin[p] &&
-					 position->start_offset[p] <= log->end[p];
-
-		start[p] = there ? position->start_offset[p] : -1;
-	}
-	return start;
-}
-
-static int64
-count_total(const int64 *start, int npartitions, const Log *log)
-{
-	int64 total = 0;
-
-	for (int p = 0; p < log->npartitions; p++)
-	{
-		if (p < npartitions && start[p] >= 0)
-			total += log->end[p] - start[p];
-		else
-			total += log->end[p] - log->begin[p];
-	}
-	return total;
-}
-
-/* ---- begin ---- */
 
 /*
  * Refuse where there is a rebuild already; the view's row is locked against
@@ -185,11 +95,7 @@ check_can_rebuild(const KappaView *view, const KappaVersion *version)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("view \"%s\" is paused", get_rel_name(view->view)),
 				 errhint("Call kappa.resume_view() first.")));
-	if (version == NULL || !OidIsValid(version->definition))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("definition of view \"%s\" was dropped", get_rel_name(view->view)),
-				 errdetail("Its table keeps its rows as plain data.")));
+	kappa_view_require_definition(version);
 }
 
 /* The settings of a version as they are stored. */
@@ -285,15 +191,12 @@ create_version(const KappaView *view, const char *text, const KappaShape *shape,
 const char *
 kappa_rebuild_choose_switch(const KappaView *view, Oid shadow, const char *asked)
 {
-	const char *difference = kappa_swap_get_difference(view->view, shadow);
-	const char *reason = kappa_rebuild_needs_rows(view->view);
+	char *obstacle = kappa_rebuild_describe_obstacle(view->view, shadow);
+	const char *reason = obstacle != NULL ? obstacle : kappa_rebuild_needs_rows(view->view);
 
 	if (strcmp(asked, KAPPA_SWITCH_ROWS) == 0)
 		return KAPPA_SWITCH_ROWS;
-	if (difference != NULL)
-		reason = psprintf("its table and the new one differ in %s", difference);
-	if (reason == NULL ||
-		(difference == NULL && strcmp(asked, KAPPA_SWITCH_STORAGE) == 0))
+	if (reason == NULL || (obstacle == NULL && strcmp(asked, KAPPA_SWITCH_STORAGE) == 0))
 		return KAPPA_SWITCH_STORAGE;
 
 	ereport(NOTICE,
@@ -338,6 +241,38 @@ lock_for_rebuild(Oid relid, const char *asked, KappaView **view)
 	return version;
 }
 
+/* What the caller of rebuild() or alter_view() has asked for. */
+typedef struct Request
+{
+	char *asked; /* how to switch */
+	bool incomplete;
+	KappaStart *start; /* NULL: where the live version starts */
+} Request;
+
+/* Arguments from the given one on. */
+static Request
+get_request(FunctionCallInfo fcinfo, int first)
+{
+	Request request = { .incomplete = PG_GETARG_BOOL(first + 1) };
+
+	request.asked = text_to_cstring(PG_GETARG_TEXT_PP(first));
+	if (!PG_ARGISNULL(first + 2))
+		request.start = kappa_start_parse(text_to_cstring(PG_GETARG_TEXT_PP(first + 2)));
+	return request;
+}
+
+/* The last argument may be null; null for another one makes no rebuild, as if the function were strict. */
+static bool
+lacks_argument(FunctionCallInfo fcinfo)
+{
+	for (int i = 0; i < PG_NARGS() - 1; i++)
+	{
+		if (PG_ARGISNULL(i))
+			return true;
+	}
+	return false;
+}
+
 /*
  * Begin to build the next version of a view.  settings: to be in force while
  * the query is read; NIL if they are.  stored: those to keep, as an array.
@@ -345,61 +280,74 @@ lock_for_rebuild(Oid relid, const char *asked, KappaView **view)
  */
 static int32
 begin_rebuild(const KappaView *view, const KappaVersion *from, const KappaShape *shape,
-			  const char *text, List *settings, Datum stored, const char *asked, bool incomplete)
+			  const char *text, List *settings, Datum stored, const Request *request)
 {
 	int32 number = choose_version(view);
 	KappaTable *table = require_same_topic(view, from, shape);
-	KappaPosition *position = kappa_catalog_get_position(view->view, view->version);
+	KappaReplayPlan *plan = kappa_replay_plan(view, table, request->start);
 	KappaVersion *version;
-	Log *log;
-	char *missing;
-	int64 *start;
-	int npartitions;
 
+	check_reaches_back(view, table, plan, request->incomplete);
 	(void) kappa_previous_drop(view->view, "for a rebuild");
-	if (strcmp(position->topic, table->topic) != 0)
-		position->npartitions = 0; /* the foreign table was altered: another log */
-	log = read_log(table, view->owner);
-	missing = check_reaches_back(view, position, log, incomplete);
-	start = choose_start(position, log, &npartitions);
-
 	version = create_version(view, text, shape, settings, number);
-	kappa_view_insert_version(version, stored, table->topic, start, npartitions);
-	kappa_history_begin(view->view, number, missing);
-	kappa_rebuild_run_insert(view->view, number, asked,
-							 kappa_rebuild_choose_switch(view, version->target, asked),
-							 count_total(start, npartitions, log));
+	kappa_view_insert_version(version, stored, table->topic, kappa_replay_get_starts(plan),
+							  plan->nstarts);
+	kappa_history_begin(view->view, number, plan->missing, request->start);
+	kappa_rebuild_run_insert(view->view, number, request->asked,
+							 kappa_rebuild_choose_switch(view, version->target, request->asked),
+							 plan->messages);
+	kappa_replay_announce(view, plan);
 	kappa_shmem_wake_at_commit();
 	return number;
 }
 
-/* The same query and the same settings, but a new look at the foreign table. */
+/*
+ * kappa.rebuild(view regclass, switch text, incomplete boolean, start text) -> bigint
+ *
+ * The same query and the same settings, but a new look at the foreign table.
+ */
 Datum
 kappa_sql_rebuild(PG_FUNCTION_ARGS)
 {
-	char *asked = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	Request request;
 	KappaView *view;
-	KappaVersion *from = lock_for_rebuild(PG_GETARG_OID(0), asked, &view);
-	char *query = kappa_definition_get_text(from->definition, false);
-	KappaShape *shape = analyze_query(view, from, query, from->settings, false);
+	KappaVersion *from;
+	KappaShape *shape;
+	char *query;
 
+	if (lacks_argument(fcinfo))
+		PG_RETURN_NULL();
+	request = get_request(fcinfo, 1);
+	from = lock_for_rebuild(PG_GETARG_OID(0), request.asked, &view);
+	query = kappa_definition_get_text(from->definition, false);
+	shape = analyze_query(view, from, query, from->settings, false);
 	PG_RETURN_INT64(begin_rebuild(view, from, shape, query, from->settings,
-								  make_settings(from->settings), asked, PG_GETARG_BOOL(2)));
+								  make_settings(from->settings), &request));
 }
 
-/* Another query, as it reads in this session. */
+/*
+ * kappa.alter_view(view regclass, query text, switch text, incomplete boolean,
+ * start text) -> bigint
+ *
+ * Another query, as it reads in this session.
+ */
 Datum
 kappa_sql_alter_view(PG_FUNCTION_ARGS)
 {
-	char *query = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	char *asked = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	Datum settings = kappa_definition_pin_settings();
+	Request request;
 	KappaView *view;
-	KappaVersion *from = lock_for_rebuild(PG_GETARG_OID(0), asked, &view);
-	KappaShape *shape = analyze_query(view, from, query, NIL, true);
+	KappaVersion *from;
+	KappaShape *shape;
+	char *query;
 
-	PG_RETURN_INT64(begin_rebuild(view, from, shape, query, NIL, settings, asked,
-								  PG_GETARG_BOOL(3)));
+	if (lacks_argument(fcinfo))
+		PG_RETURN_NULL();
+	query = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	request = get_request(fcinfo, 2);
+	from = lock_for_rebuild(PG_GETARG_OID(0), request.asked, &view);
+	shape = analyze_query(view, from, query, NIL, true);
+	PG_RETURN_INT64(begin_rebuild(view, from, shape, query, NIL, settings, &request));
 }
 
 /* ---- switch and cancel by hand ---- */
@@ -445,6 +393,39 @@ kappa_sql_cancel_rebuild(PG_FUNCTION_ARGS)
 	if (version != NULL && !kappa_rebuild_drop_version(version))
 		report_no_rebuild(view->view);
 	kappa_rebuild_run_finish(view->view, run->version, KAPPA_PHASE_CANCELLED, NULL);
+	PG_RETURN_VOID();
+}
+
+/*
+ * The version leaves its processes as that of a paused view does: they see the
+ * catalog between two transactions.  The lock is for a switch that is about to
+ * happen: either it does before, or not until the rebuild is resumed.
+ */
+static void
+set_paused(Oid relid, bool paused)
+{
+	KappaView *view = kappa_view_require_owned(relid, AccessShareLock);
+	KappaRebuildRun *run;
+
+	(void) kappa_catalog_lock_view(view->view);
+	run = require_run(view->view);
+	if (kappa_rebuild_run_set_paused(view->view, run->version, paused))
+		kappa_catalog_add_event(view->view, paused ? "paused" : "resumed", run->version, NULL,
+								"the rebuild");
+	kappa_shmem_wake_at_commit();
+}
+
+Datum
+kappa_sql_pause_rebuild(PG_FUNCTION_ARGS)
+{
+	set_paused(PG_GETARG_OID(0), true);
+	PG_RETURN_VOID();
+}
+
+Datum
+kappa_sql_resume_rebuild(PG_FUNCTION_ARGS)
+{
+	set_paused(PG_GETARG_OID(0), false);
 	PG_RETURN_VOID();
 }
 

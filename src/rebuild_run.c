@@ -65,7 +65,7 @@ kappa_rebuild_run_get(Oid view)
 	if (SPI_execute_with_args("SELECT version, asked, switch, phase, error,"
 							  " finished_at IS NOT NULL,"
 							  " coalesce(r.xmin = pg_current_xact_id_if_assigned()::xid, false),"
-							  " keep_previous"
+							  " keep_previous, paused_at IS NOT NULL"
 							  " FROM kappa.rebuild_run r WHERE view = $1"
 							  " ORDER BY version DESC LIMIT 1",
 							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
@@ -85,6 +85,7 @@ kappa_rebuild_run_get(Oid view)
 		run->uncommitted = get_bool(7);
 		run->keep_previous = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0],
 														 SPI_tuptable->tupdesc, 8, &isnull));
+		run->paused = get_bool(9);
 	}
 	kappa_catalog_leave(&scope);
 	return run;
@@ -171,6 +172,24 @@ kappa_rebuild_run_set_switch(Oid view, int32 version, const char *switch_kind)
 	return set_text("UPDATE kappa.rebuild_run SET switch = $3"
 					" WHERE view = $1 AND version = $2 AND finished_at IS NULL",
 					view, version, switch_kind);
+}
+
+bool
+kappa_rebuild_run_set_paused(Oid view, int32 version, bool paused)
+{
+	Oid types[] = { OIDOID, INT4OID, BOOLOID };
+	Datum values[3];
+
+	values[0] = ObjectIdGetDatum(view);
+	values[1] = Int32GetDatum(version);
+	values[2] = BoolGetDatum(paused);
+	return execute("UPDATE kappa.rebuild_run SET"
+				   " paused_at = CASE WHEN $3 THEN clock_timestamp() END,"
+				   " paused_for = paused_for + CASE WHEN replayed_at IS NULL"
+				   " THEN coalesce(clock_timestamp() - paused_at, '0') ELSE '0' END"
+				   " WHERE view = $1 AND version = $2 AND finished_at IS NULL"
+				   " AND (paused_at IS NOT NULL) <> $3",
+				   3, types, values, NULL) == 1;
 }
 
 void

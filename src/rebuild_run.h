@@ -42,6 +42,7 @@ typedef struct KappaRebuildRun
 	char *phase;
 	char *error;       /* NULL unless failed */
 	int keep_previous; /* kappa.keep_previous when it began */
+	bool paused;       /* by kappa.pause_rebuild() */
 	bool finished;     /* done, cancelled or failed */
 	bool uncommitted;  /* begun in this transaction */
 } KappaRebuildRun;
@@ -73,6 +74,9 @@ extern void kappa_rebuild_run_add_messages(Oid view, int32 version, int64 messag
  */
 extern bool kappa_rebuild_run_set_asked(Oid view, int32 version, const char *asked);
 extern bool kappa_rebuild_run_set_switch(Oid view, int32 version, const char *switch_kind);
+
+/* Hold a run, or let it go on.  False if it has finished, or does so already. */
+extern bool kappa_rebuild_run_set_paused(Oid view, int32 version, bool paused);
 
 /* End a run: phase done, cancelled or failed.  error may be NULL. */
 extern void kappa_rebuild_run_finish(Oid view, int32 version, const char *phase,

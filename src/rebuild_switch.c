@@ -89,6 +89,18 @@ kappa_rebuild_needs_rows(Oid view)
 	return reason;
 }
 
+char *
+kappa_rebuild_describe_obstacle(Oid target, Oid shadow)
+{
+	const char *difference = kappa_swap_get_difference(target, shadow);
+
+	if (difference != NULL)
+		return psprintf("its table and the new one differ in %s", difference);
+	if (kappa_swap_has_row_index(target))
+		return pstrdup("it has an index on whole rows");
+	return NULL;
+}
+
 /* ---- rows ---- */
 
 /* What the statements that bring one table's rows into another are made of. */

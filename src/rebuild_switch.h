@@ -19,6 +19,12 @@
  */
 extern const char *kappa_rebuild_needs_rows(Oid view);
 
+/*
+ * Why the files of two tables cannot be exchanged, as it goes on after "the
+ * reason is that"; NULL if they can.  The caller has locked both.
+ */
+extern char *kappa_rebuild_describe_obstacle(Oid target, Oid shadow);
+
 typedef enum KappaSwitchResult
 {
 	KAPPA_SWITCH_DONE,

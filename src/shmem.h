@@ -64,6 +64,7 @@ typedef struct KappaViewStatus
 	int sqlstate;         /* of the last failure; 0 for none */
 	char reason[KAPPA_REASON_LEN];
 	pid_t worker_pid; /* 0 without a worker */
+	int nprocesses;   /* at work on it: a worker, or those that replay the log */
 	uint64 messages, bytes, rows, batches, fetch_us, apply_us, commit_us, restarts, letters;
 } KappaViewStatus;
 
@@ -229,7 +230,7 @@ extern void kappa_shmem_database_report(KappaDatabaseState state);
 extern bool kappa_shmem_take_reload(void);            /* the catalog has changed */
 extern void kappa_shmem_wake_supervisor(bool reload); /* of this database */
 extern bool kappa_shmem_worker_reserve(bool catchup, KappaProcessId *id);
-extern bool kappa_shmem_filler_reserve(KappaProcessId *id);
+extern bool kappa_shmem_filler_reserve(Oid view, int32 version, KappaProcessId *id);
 extern void kappa_shmem_worker_free(const KappaProcessId *id);
 extern void kappa_shmem_worker_set_catchup(const KappaProcessId *id, bool catchup);
 extern void kappa_shmem_worker_stop(const KappaProcessId *id); /* between two batches */

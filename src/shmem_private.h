@@ -39,7 +39,8 @@ typedef struct KappaProcess
 	Latch *latch;             /* NULL likewise; in shared memory */
 	bool stop;                /* asked to exit */
 	bool catchup;             /* worker: serves views that are behind */
-	bool filler;              /* worker: replays the log for one of them (fill.h) */
+	Oid view;                 /* worker: replays the log for this one alone (fill.h); else InvalidOid */
+	int32 version;            /* of it */
 	bool reload;              /* supervisor: the catalog has changed */
 	KappaDatabaseState state; /* supervisor */
 	TimestampTz started_at;   /* when the slot was reserved */

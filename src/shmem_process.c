@@ -207,7 +207,8 @@ reserve_process(KappaProcess *slots, Oid dbid, KappaProcessId *id)
 		process->latch = NULL;
 		process->stop = false;
 		process->catchup = false;
-		process->filler = false;
+		process->view = InvalidOid;
+		process->version = 0;
 		process->reload = false;
 		process->state = KAPPA_DATABASE_STARTING;
 		process->started_at = GetCurrentTimestamp();
@@ -392,7 +393,7 @@ kappa_shmem_take_reload(void)
 }
 
 static bool
-reserve_worker(bool catchup, bool filler, KappaProcessId *id)
+reserve_worker(bool catchup, Oid view, int32 version, KappaProcessId *id)
 {
 	bool result;
 
@@ -401,7 +402,8 @@ reserve_worker(bool catchup, bool filler, KappaProcessId *id)
 	if (result)
 	{
 		kappa_shmem.workers[id->slot].catchup = catchup;
-		kappa_shmem.workers[id->slot].filler = filler;
+		kappa_shmem.workers[id->slot].view = view;
+		kappa_shmem.workers[id->slot].version = version;
 	}
 	LWLockRelease(kappa_shmem.lock);
 	return result;
@@ -410,13 +412,13 @@ reserve_worker(bool catchup, bool filler, KappaProcessId *id)
 bool
 kappa_shmem_worker_reserve(bool catchup, KappaProcessId *id)
 {
-	return reserve_worker(catchup, false, id);
+	return reserve_worker(catchup, InvalidOid, 0, id);
 }
 
 bool
-kappa_shmem_filler_reserve(KappaProcessId *id)
+kappa_shmem_filler_reserve(Oid view, int32 version, KappaProcessId *id)
 {
-	return reserve_worker(false, true, id);
+	return reserve_worker(false, view, version, id);
 }
 
 /* Its views are to be given to others. */
@@ -493,7 +495,7 @@ kappa_shmem_get_workers(KappaWorkerStatus **statuses)
 		status->id.generation = kappa_shmem.workers[i].generation;
 		status->pid = kappa_shmem.workers[i].pid;
 		status->catchup = kappa_shmem.workers[i].catchup;
-		status->filler = kappa_shmem.workers[i].filler;
+		status->filler = OidIsValid(kappa_shmem.workers[i].view);
 		status->stop = kappa_shmem.workers[i].stop;
 		status->started_at = kappa_shmem.workers[i].started_at;
 		n++;

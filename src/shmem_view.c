@@ -524,6 +524,22 @@ kappa_shmem_view_counters(int slot)
 
 /* ---- reading ---- */
 
+/* Processes that replay the log into a version; the caller holds the lock. */
+static int
+count_fillers(const KappaViewSlot *slot)
+{
+	int n = 0;
+
+	for (int i = 0; i < max_worker_processes; i++)
+	{
+		KappaProcess *worker = &kappa_shmem.workers[i];
+
+		n += worker->dbid == slot->dbid && worker->pid != 0 &&
+			 worker->view == slot->view && worker->version == slot->version;
+	}
+	return n;
+}
+
 static void
 copy_status(KappaViewStatus *status, KappaViewSlot *slot)
 {
@@ -537,6 +553,7 @@ copy_status(KappaViewStatus *status, KappaViewSlot *slot)
 	status->sqlstate = slot->sqlstate;
 	strlcpy(status->reason, slot->reason, sizeof(status->reason));
 	status->worker_pid = slot->owner >= 0 ? kappa_shmem.workers[slot->owner].pid : 0;
+	status->nprocesses = count_fillers(slot) + (status->worker_pid != 0);
 	status->messages = pg_atomic_read_u64(&slot->counters.messages);
 	status->bytes = pg_atomic_read_u64(&slot->counters.bytes);
 	status->rows = pg_atomic_read_u64(&slot->counters.rows);

@@ -140,14 +140,12 @@ find_same_index(Oid indexid, List *candidates)
 	return result;
 }
 
-/* Does an index use a column that another table, of otherwise the same columns, has lost? */
-static bool
-uses_lost_column(Oid indexid, TupleDesc columns)
+/* The columns that an index uses, as pull_varattnos() numbers them. */
+static Bitmapset *
+get_used_columns(Oid indexid)
 {
 	Relation index = index_open(indexid, AccessShareLock);
 	Bitmapset *used = NULL;
-	int member = -1;
-	bool lost = false;
 
 	for (int i = 0; i < index->rd_index->indnatts; i++)
 	{
@@ -159,6 +157,33 @@ uses_lost_column(Oid indexid, TupleDesc columns)
 	pull_varattnos((Node *) RelationGetIndexExpressions(index), 1, &used);
 	pull_varattnos((Node *) RelationGetIndexPredicate(index), 1, &used);
 	index_close(index, AccessShareLock);
+	return used;
+}
+
+bool
+kappa_swap_has_row_index(Oid target)
+{
+	Relation rel = table_open(target, AccessShareLock);
+	bool found = false;
+	ListCell *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		if (bms_is_member(InvalidAttrNumber - FirstLowInvalidHeapAttributeNumber,
+						  get_used_columns(lfirst_oid(lc))))
+			found = true;
+	}
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/* Does an index use a column that another table, of otherwise the same columns, has lost? */
+static bool
+uses_lost_column(Oid indexid, TupleDesc columns)
+{
+	Bitmapset *used = get_used_columns(indexid);
+	int member = -1;
+	bool lost = false;
 
 	while ((member = bms_next_member(used, member)) >= 0)
 	{

@@ -35,6 +35,12 @@ extern KappaIndexMatch *kappa_swap_match_indexes(Relation target, Relation shado
 extern bool kappa_swap_indexes_equal(Oid target, Oid shadow);
 
 /*
+ * Does a table have an index on whole rows?  Another table has rows of another
+ * type, so it cannot have the same index.  The caller holds a lock on it.
+ */
+extern bool kappa_swap_has_row_index(Oid target);
+
+/*
  * Create on the shadow the indexes that only the target has, and drop those
  * that only the shadow has.  Needs a transaction with an active snapshot; runs
  * as the shadow's owner.  The target is locked in ACCESS SHARE mode, and only

@@ -15,12 +15,19 @@
 #ifndef KAPPA_VERSION_HISTORY_H
 #define KAPPA_VERSION_HISTORY_H
 
+#include "view_start.h"
+
 /*
  * A version has been inserted into kappa.view_version.  missing says what the
  * log did not have any more, or is NULL; what was missing from the version
- * that this one is built beside is missing from it, too.
+ * that this one is built beside is missing from it, too.  start is where it
+ * was asked to start; NULL: where that other version did.
  */
-extern void kappa_history_begin(Oid view, int32 version, const char *missing);
+extern void kappa_history_begin(Oid view, int32 version, const char *missing,
+								const KappaStart *start);
+
+/* From when on messages belong to a version; DT_NOBEGIN: from the beginning of the log. */
+extern TimestampTz kappa_history_get_start(Oid view, int32 version);
 
 /* The number of the newest version that a view has had. */
 extern int32 kappa_history_get_last(Oid view);

@@ -51,6 +51,7 @@
 #include "version_history.h"
 #include "view_commands.h"
 #include "view_flatten.h"
+#include "view_start.h"
 #include "view_text.h"
 
 PG_FUNCTION_INFO_V1(kappa_sql_create_view);
@@ -58,9 +59,6 @@ PG_FUNCTION_INFO_V1(kappa_sql_drop_view);
 PG_FUNCTION_INFO_V1(kappa_sql_pause_view);
 PG_FUNCTION_INFO_V1(kappa_sql_resume_view);
 PG_FUNCTION_INFO_V1(kappa_sql_seek_view);
-
-/* From PostgreSQL's epoch to Kafka's, the one of Unix; microseconds. */
-#define KAFKA_EPOCH ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
 
 /* ---- checks ---- */
 
@@ -168,45 +166,17 @@ kappa_view_lock_live_version(Oid relid)
 	}
 }
 
-/* ---- where a view starts ---- */
-
-/*
- * Offsets to start from.  The beginning is symbolic (no partition is known),
- * so that messages removed from the log before the first batch do not matter.
- * Everything else is resolved here and now: a message that is written after
- * create_view(start => 'latest') must be in the view.
- */
-static int64 *
-resolve_start(const KappaTable *table, const char *start, int *npartitions)
+void
+kappa_view_require_definition(const KappaVersion *version)
 {
-	KafkaClient *client;
-	KafkaTopic *topic;
-	int64 *offsets;
-	TimestampTz timestamp = 0;
-	bool latest = pg_strcasecmp(start, "latest") == 0;
-
-	*npartitions = 0;
-	if (pg_strcasecmp(start, "earliest") == 0)
-		return NULL;
-
-	if (!latest)
-		timestamp = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in,
-															CStringGetDatum(start),
-															ObjectIdGetDatum(InvalidOid),
-															Int32GetDatum(-1)));
-	kappa_options_check_server(table);
-	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, GetUserId()), false);
-	topic = kappa_kafka_topic(client, table->topic);
-	*npartitions = kappa_kafka_partition_count(topic);
-	offsets = palloc(Max(*npartitions, 1) * sizeof(int64));
-	if (latest)
-		kappa_kafka_watermarks(topic, *npartitions, NULL, offsets);
-	else
-		kappa_kafka_offsets_for_time(topic, *npartitions, (timestamp + KAFKA_EPOCH) / 1000,
-									 offsets);
-	kappa_kafka_close(client);
-	return offsets;
+	if (!OidIsValid(version->definition) || !OidIsValid(version->source))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("definition of view \"%s\" was dropped", get_rel_name(version->view)),
+				 errdetail("Its table keeps its rows as plain data.")));
 }
+
+/* ---- making versions ---- */
 
 static Datum
 make_offsets(const int64 *offsets, int n)
@@ -218,8 +188,6 @@ make_offsets(const int64 *offsets, int n)
 	return PointerGetDatum(construct_array(elements, n, INT8OID, sizeof(int64),
 										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
-
-/* ---- making versions ---- */
 
 void
 kappa_view_insert_version(const KappaVersion *version, Datum settings,
@@ -354,12 +322,29 @@ kappa_view_create_version(const char *query_text, const KappaShape *shape,
 	return version;
 }
 
+/* No broker has to answer for the beginning of a log. */
+static int64 *
+resolve_start(const KappaStart *start, const KappaTable *table, int *npartitions)
+{
+	KafkaClient *client;
+	int64 *offsets;
+
+	*npartitions = 0;
+	if (start->kind == KAPPA_START_EARLIEST)
+		return NULL;
+	kappa_options_check_server(table);
+	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, GetUserId()), false);
+	offsets = kappa_start_resolve(start, kappa_kafka_topic(client, table->topic), npartitions);
+	kappa_kafka_close(client);
+	return offsets;
+}
+
 Datum
 kappa_sql_create_view(PG_FUNCTION_ARGS)
 {
 	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char *query_text = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	char *start = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	KappaStart *start = kappa_start_parse(text_to_cstring(PG_GETARG_TEXT_PP(2)));
 	Datum settings = kappa_definition_pin_settings();
 	RangeVar *range_var;
 	Query *query;
@@ -380,13 +365,13 @@ kappa_sql_create_view(PG_FUNCTION_ARGS)
 	ExecCheckQueryPermissions(query);
 	ExecCheckQueryPermissions(flat);
 	table = kappa_options_get_table(shape->scan->source);
-	offsets = resolve_start(table, start, &npartitions);
+	offsets = resolve_start(start, table, &npartitions);
 
 	view = create_table(shape, range_var);
 	insert_view(view, shape);
 	version = kappa_view_create_version(query_text, shape, view, view, 1);
 	kappa_view_insert_version(version, settings, table->topic, offsets, npartitions);
-	kappa_history_begin(view, 1, NULL);
+	kappa_history_begin(view, 1, NULL, start);
 	kappa_catalog_add_event(view, "created", 1, NULL, NULL);
 	kappa_shmem_wake_at_commit();
 	PG_RETURN_OID(view);
@@ -495,10 +480,7 @@ count_partitions(const KappaView *view, const KappaPosition *position)
 	if (position->npartitions > 0)
 		return position->npartitions;
 	version = kappa_catalog_get_version(view->view, view->version);
-	if (version == NULL || !OidIsValid(version->source))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("definition of view \"%s\" was dropped", get_rel_name(view->view))));
+	kappa_view_require_definition(version);
 	table = kappa_options_get_table(version->source);
 	kappa_options_check_reader(table, view->owner);
 	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, view->owner), false);

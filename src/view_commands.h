@@ -42,6 +42,9 @@ extern bool kappa_view_shows_messages(Oid owner);
  */
 extern KappaVersion *kappa_view_lock_live_version(Oid relid);
 
+/* Throws 55000 if what a version's rows are made by is gone. */
+extern void kappa_view_require_definition(const KappaVersion *version);
+
 /*
  * Create what a version needs beside its target: definition and companion,
  * and the rows that are there before any message.  Acts as the current user,

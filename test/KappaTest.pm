@@ -54,11 +54,14 @@ our @EXPORT = qw(
   fails_like
   kappa_pids
   kill_hard
+  leftovers
   load_messages
   new_node
   ok_view
   open_transaction
+  orders
   produce
+  rebuild_status
   same_rows
   start_kafka
   start_mock
@@ -639,6 +642,78 @@ sub cancel_delay
 			CREATE TEMP TABLE late AS SELECT 1000 * extract(epoch FROM clock_timestamp() - statement_timestamp()) - $after AS ms;
 		END \$\$;
 		SELECT round(ms) FROM late));
+}
+
+=pod
+
+=head2 orders($from, $to)
+
+Returns the messages with these numbers of a small shop: 50 keys, 10 shops, every fifth with
+a note that is too long for a row.
+
+=cut
+
+sub orders
+{
+	my ($from, $to) = @_;
+
+	return [
+		map {
+			{
+				key => $_ % 50,
+				value => {
+					id => $_,
+					shop => 'shop ' . $_ % 10,
+					amount => $_ % 7,
+					note => ($_ % 5 ? "note $_" : 'x' x 3000 . $_),
+					at => sprintf('2026-11-01T%02d:%02d:00Z', $_ % 24, $_ % 60)
+				}
+			}
+		} $from .. $to
+	];
+}
+
+=pod
+
+=head2 rebuild_status($view)
+
+Returns a query for how a rebuild stands: version, switch and phase.
+
+=cut
+
+sub rebuild_status
+{
+	my ($view) = @_;
+
+	return
+	  "SELECT version, switch, phase FROM kappa.rebuilds WHERE view = '$view'::regclass";
+}
+
+=pod
+
+=head2 leftovers($node, %options)
+
+Returns the relations of kappa_state that belong to no live version, and the rows of kappa's
+tables that do; empty if all is tidy.
+
+=cut
+
+sub leftovers
+{
+	my ($node, %options) = @_;
+
+	return $node->safe_psql(
+		$options{dbname} // 'postgres', q(
+		SELECT relname FROM pg_class c
+		WHERE relnamespace = 'kappa_state'::regnamespace AND relkind IN ('r', 'v')
+		AND NOT EXISTS (SELECT FROM kappa.view v JOIN kappa.view_version n USING (view, version)
+			WHERE c.oid IN (n.definition, n.companion))
+		UNION ALL SELECT 'version of ' || n.view FROM kappa.view_version n
+		WHERE NOT EXISTS (SELECT FROM kappa.view v WHERE (v.view, v.version) = (n.view, n.version))
+		UNION ALL SELECT 'position of ' || p.view FROM kappa.position p
+		WHERE NOT EXISTS (SELECT FROM kappa.view v WHERE (v.view, v.version) = (p.view, p.version))
+		UNION ALL SELECT 'replay of ' || view FROM kappa.fill WHERE active
+		UNION ALL SELECT 'range of ' || view FROM kappa.fill_range));
 }
 
 =pod

@@ -330,8 +330,8 @@ is( run("SELECT part, start_offset FROM kappa.offsets WHERE view = 'per_shop'::r
 	'which starts where the log does');
 run("SELECT kappa.rebuild('per_shop')");
 done('per_shop', 'rebuilt from there');
-is(run("SELECT string_agg(DISTINCT missing, ',') FROM kappa.versions WHERE view = 'per_shop'::regclass AND version IN (8, 9)"),
-	'Partition 0 begins at offset 100, the view at offset 0: 100 offsets are missing.', 'it is known for good that something is missing');
+is(run("SELECT count(*), count(DISTINCT missing), bool_and(missing LIKE 'Partition 0 begins at offset 100, the view at offset 0: 100 offsets are missing, up to %') FROM kappa.versions WHERE view = 'per_shop'::regclass AND version IN (8, 9)"),
+	'2|1|t', 'it is known for good that something is missing');
 
 # ---- Gone in the middle. ----
 

@@ -31,42 +31,11 @@ sub done
 	return is(run("SELECT kappa.wait_for_rebuild('$view', '2 min')"), 't', $name);
 }
 
-sub status
-{
-	return "SELECT version, switch, phase FROM kappa.rebuilds WHERE view = '$_[0]'::regclass";
-}
-
 # Names and types of the columns that people see.
 sub columns
 {
 	return run("SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum) FROM pg_attribute "
 		  . "WHERE attrelid = '$_[0]'::regclass AND attnum > 0 AND NOT attisdropped");
-}
-
-# Relations of kappa_state that belong to no live version; there are none.
-my $leftovers = q(SELECT coalesce(string_agg(relname, ', '), '') FROM pg_class c
-	WHERE relnamespace = 'kappa_state'::regnamespace AND relkind IN ('r', 'v')
-	AND NOT EXISTS (SELECT FROM kappa.view v JOIN kappa.view_version n USING (view, version)
-		WHERE c.oid IN (n.definition, n.companion)));
-
-sub orders
-{
-	my ($from, $to) = @_;
-
-	return [
-		map {
-			{
-				key => $_ % 50,
-				value => {
-					id => $_,
-					shop => 'shop ' . $_ % 10,
-					amount => $_ % 7,
-					note => ($_ % 5 ? "note $_" : 'x' x 3000 . $_),
-					at => sprintf('2026-11-01T%02d:%02d:00Z', $_ % 24, $_ % 60)
-				}
-			}
-		} $from .. $to
-	];
 }
 
 create_topic('orders', partitions => 2);
@@ -138,7 +107,7 @@ foreach my $case (@matrix)
 	my ($view, $change, $dependent) = @$case;
 
 	done($view, "$change, with $dependent");
-	is(run(status($view)), "2|$dependents{$dependent}[0]|done", 'is switched as it should be');
+	is(run(rebuild_status($view)), "2|$dependents{$dependent}[0]|done", 'is switched as it should be');
 	is(dependents_of($view), $before{$view}, "$dependent is the same");
 }
 $producer->finish;
@@ -149,7 +118,7 @@ is(run(q(SELECT DISTINCT kind FROM kappa.views WHERE view::text LIKE 'kind_%')),
 is(run('SELECT count(*) FROM of_both_view'), run('SELECT count(*) FROM both_view'), 'an SQL view reads the new rows');
 is(run(q(SELECT string_agg(attname, ' ' ORDER BY attname) FROM pg_stats WHERE tablename = 'both_nothing')), 'first_note n shop top',
 	'the planner knows the new columns');
-is(run($leftovers), '', 'nothing is left of old versions');
+is(leftovers($node), '', 'nothing is left of old versions');
 
 # Tables that have lost columns are rebuilt, and altered, as others.
 foreach my $view (qw(dropped_nothing both_index dropped_publication))
@@ -158,11 +127,11 @@ foreach my $view (qw(dropped_nothing both_index dropped_publication))
 
 	run("SET client_min_messages = warning; SELECT kappa.rebuild('$view')");
 	done($view, "$view is rebuilt");
-	is(run(status($view)), "3|$way|done", "by $way");
+	is(run(rebuild_status($view)), "3|$way|done", "by $way");
 	ok_view($node, $view);
 	run('SET client_min_messages = warning;' . alter($view, 'SELECT shop, count(*) AS n, max(id) AS top, sum(amount) AS total, min(at) AS since FROM orders GROUP BY shop'));
 	done($view, 'and altered once more');
-	is(run(status($view)), "4|$way|done", "by $way");
+	is(run(rebuild_status($view)), "4|$way|done", "by $way");
 	produce('orders', orders(8001, 8100));
 	ok_view($node, $view);
 }
@@ -197,7 +166,7 @@ foreach my $view (sort keys %others)
 foreach my $view (sort keys %others)
 {
 	done($view, "$view has another query");
-	is(run(status($view)), '2|storage|done', 'by storage');
+	is(run(rebuild_status($view)), '2|storage|done', 'by storage');
 }
 produce('orders', orders(8101, 9000));
 ok_view($node, $_) foreach sort keys %others;
@@ -287,6 +256,6 @@ run(q(CREATE TABLE hidden (shop text, city text)));
 fails_like($node, alter('shops', 'SELECT o.shop, count(*) AS n, sum(amount) AS total, max(id) AS top, max(at) AS seen FROM orders o JOIN hidden h USING (shop) GROUP BY o.shop'),
 	qr/permission denied for table hidden/, 'refused: what the owner may not read, whoever calls');
 is(run("SELECT count(*) FROM kappa.rebuilds WHERE view = 'shops'::regclass"), 0, 'and nothing has begun');
-is(run($leftovers), '', 'nor is anything left');
+is(leftovers($node), '', 'nor is anything left');
 
 done_testing();

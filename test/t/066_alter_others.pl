@@ -31,37 +31,6 @@ sub done
 	return is(run("SELECT kappa.wait_for_rebuild('$view', '2 min')"), 't', $name);
 }
 
-sub status
-{
-	return "SELECT version, switch, phase FROM kappa.rebuilds WHERE view = '$_[0]'::regclass";
-}
-
-# Relations of kappa_state that belong to no live version; there are none.
-my $leftovers = q(SELECT coalesce(string_agg(relname, ', '), '') FROM pg_class c
-	WHERE relnamespace = 'kappa_state'::regnamespace AND relkind IN ('r', 'v')
-	AND NOT EXISTS (SELECT FROM kappa.view v JOIN kappa.view_version n USING (view, version)
-		WHERE c.oid IN (n.definition, n.companion)));
-
-sub orders
-{
-	my ($from, $to) = @_;
-
-	return [
-		map {
-			{
-				key => $_ % 50,
-				value => {
-					id => $_,
-					shop => 'shop ' . $_ % 10,
-					amount => $_ % 7,
-					note => ($_ % 5 ? "note $_" : 'x' x 3000 . $_),
-					at => sprintf('2026-11-01T%02d:%02d:00Z', $_ % 24, $_ % 60)
-				}
-			}
-		} $from .. $to
-	];
-}
-
 create_topic('orders', partitions => 2);
 produce('orders', orders(1, 2000));
 run(q(
@@ -91,9 +60,9 @@ $node->psql('postgres', alter('shops', $shorter, "switch => 'manual'"), stderr =
 like($err, qr/will be switched by rows.*while the rows are changed, readers wait/s, 'readers are told that they wait');
 fails_like($node, alter('shops', $shorter), qr/is being rebuilt already/, 'one alter_view at a time');
 fails_like($node, "SELECT kappa.rebuild('shops')", qr/is being rebuilt already/, 'nor a rebuild');
-ok(wait_for($node, status('shops'), '2|rows|waiting for switch_rebuild'), 'it waits to be switched');
+ok(wait_for($node, rebuild_status('shops'), '2|rows|waiting for switch_rebuild'), 'it waits to be switched');
 run('CREATE VIEW sightings AS SELECT seen FROM shops; SELECT kappa.switch_rebuild(\'shops\')');
-ok(wait_for($node, status('shops'), '2|rows|failed'), 'what hangs on a column by now stops it');
+ok(wait_for($node, rebuild_status('shops'), '2|rows|failed'), 'what hangs on a column by now stops it');
 like(run("SELECT error FROM kappa.rebuilds WHERE view = 'shops'::regclass"), qr/other objects depend on it: view sightings depends on column seen/, 'and is named');
 ok_view($node, 'shops');
 run('DROP VIEW sightings; ' . alter('shops', $shorter));
@@ -181,7 +150,7 @@ my $other = new_node(name => 'other', bare => 1);
 run(alter('people', 'SELECT k, amount, note FROM customers'));
 done('people', 'a table that has lost a column');
 run(alter('people', 'SELECT k, note, shop FROM customers', "switch => 'manual'"));
-ok(wait_for($node, status('people'), '3|storage|waiting for switch_rebuild'), 'and is about to lose another one');
+ok(wait_for($node, rebuild_status('people'), '3|storage|waiting for switch_rebuild'), 'and is about to lose another one');
 my $versions = q(SELECT view, version, state, query, settings, created_by, created_at, switched_at, dropped_at FROM kappa.versions ORDER BY view::text, version);
 my $was_there = run($versions);
 command_ok([ 'pg_dump', '-Fc', '-d', $node->connstr('postgres'), '-f', $dump ], 'a dump while versions are built');
@@ -195,14 +164,14 @@ foreach my $view (qw(people per_day))
 	is($other->safe_psql('postgres', "SELECT kappa.wait_for_rebuild('$view', '1 min')"), 't', "$view goes on there");
 	ok_view($other, $view);
 }
-like($other->safe_psql('postgres', status('people')), qr/^3\|rows\|done/, 'by rows, as the places differ');
+like($other->safe_psql('postgres', rebuild_status('people')), qr/^3\|rows\|done/, 'by rows, as the places differ');
 is($other->safe_psql('postgres', "SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'people'::regclass AND attnum > 0 AND NOT attisdropped"),
 	'k note shop', 'with the right columns');
-is($other->safe_psql('postgres', $leftovers), '', 'and nothing left');
+is(leftovers($other), '', 'and nothing left');
 $other->stop;
 run("SELECT kappa.cancel_rebuild('per_day'); SELECT kappa.switch_rebuild('people')");
 done('people', 'where it came from it goes on, too');
-is(run(status('people')), '3|storage|done', 'by storage');
+is(run(rebuild_status('people')), '3|storage|done', 'by storage');
 ok_view($node, 'people');
 verified($node, 'per_day');
 is(run("SELECT version || ' ' || state FROM kappa.versions WHERE view = 'per_day'::regclass AND version = 4"), '4 dropped', 'one that was cancelled was dropped');
@@ -243,6 +212,6 @@ foreach my $step (
 	is($subscriber->safe_psql('postgres', 'SELECT op, shop FROM seen ORDER BY 1, 2'), $changes, 'by just these changes');
 }
 $subscriber->safe_psql('postgres', 'DROP SUBSCRIPTION shops');
-is(run($leftovers), '', 'nothing is left in the end');
+is(leftovers($node), '', 'nothing is left in the end');
 
 done_testing();
