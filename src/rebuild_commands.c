@@ -261,7 +261,7 @@ get_request(FunctionCallInfo fcinfo, int first)
 	return request;
 }
 
-/* The last argument may be null; null for another one makes no rebuild, as if the function were strict. */
+/* Only the last argument may be null: for the others the functions are strict. */
 static bool
 lacks_argument(FunctionCallInfo fcinfo)
 {

@@ -347,8 +347,8 @@ find_rate(KappaReplayPlan *plan, Oid view)
 KappaReplayPlan *
 kappa_replay_plan(const KappaView *view, const KappaTable *table, const KappaStart *start)
 {
-	KafkaClient *client = kappa_kafka_open(kappa_options_get_connection(table->serverid, view->owner),
-										   false);
+	KafkaConfig *config = kappa_options_get_connection(table->serverid, view->owner);
+	KafkaClient *client = kappa_kafka_open(config, false);
 	KafkaTopic *topic = kappa_kafka_topic(client, table->topic);
 	int npartitions = kappa_kafka_partition_count(topic);
 	KappaPosition *position = kappa_catalog_get_position(view->view, view->version);

@@ -39,7 +39,7 @@ typedef struct KappaProcess
 	Latch *latch;             /* NULL likewise; in shared memory */
 	bool stop;                /* asked to exit */
 	bool catchup;             /* worker: serves views that are behind */
-	Oid view;                 /* worker: replays the log for this one alone (fill.h); else InvalidOid */
+	Oid view;                 /* worker: replays the log for this view (fill.h), or InvalidOid */
 	int32 version;            /* of it */
 	bool reload;              /* supervisor: the catalog has changed */
 	KappaDatabaseState state; /* supervisor */

@@ -60,7 +60,7 @@ kappa_history_begin(Oid view, int32 version, const char *missing, const KappaSta
 	kappa_catalog_leave(&scope);
 }
 
-/* The first column of the one row of a query about a view and a version, or the given value where it is null. */
+/* What a query about a view and a version returns, or another value where it is null. */
 static Datum
 get_value(const char *sql, Oid view, int32 version, Datum otherwise)
 {

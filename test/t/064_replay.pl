@@ -146,7 +146,7 @@ sub make_long
 my $aggregate = 'SELECT shop, count(*) AS n, avg(amount) AS a FROM long GROUP BY shop';
 my $append = 'SELECT id, shop FROM long';
 
-slowly(2000);
+slowly(500);
 make_long('long_sums', $aggregate);
 is(sql("SELECT state, reason FROM kappa.views WHERE view = 'long_sums'::regclass"), 'catching up|replaying the log', 'kappa.views tells');
 is(sql("SET ROLE pg_monitor; SELECT count(DISTINCT part), min(start_offset), bool_or(percent > 0 AND percent < 100), min(staging_bytes) > 0 FROM kappa.replays WHERE view = 'long_sums'::regclass"), '4|0|t|t', 'kappa.replays, too');
