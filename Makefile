@@ -41,6 +41,7 @@ OBJS = \
 	src/definition_functions.o \
 	src/deliver.o \
 	src/explain.o \
+	src/fault.o \
 	src/fdw.o \
 	src/fdw_bounds.o \
 	src/fdw_changelog.o \

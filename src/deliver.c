@@ -31,6 +31,7 @@
 #include "anchor.h"
 #include "deadletter.h"
 #include "deliver.h"
+#include "fault.h"
 #include "fdw_options.h"
 #include "fetch.h"
 #include "kappa.h"
@@ -331,7 +332,9 @@ deliver_to_view(Delivery *delivery, KappaServed *served)
 			.excluded = served->faults.excluded,
 		};
 
+		KAPPA_FAULT(BATCH_APPLYING, served->view);
 		turn->rows = kappa_apply_batch(applier, get_table(delivery, applier->relid), &part);
+		KAPPA_FAULT(BATCH_MERGED, served->view);
 	}
 
 	delivery->storing = true;
@@ -339,6 +342,7 @@ deliver_to_view(Delivery *delivery, KappaServed *served)
 		write_letters(delivery, served);
 	kappa_apply_store_position(applier, advance_position(source, served));
 	turn->recorded = record_last_messages(source, served);
+	KAPPA_FAULT(BATCH_STORED, served->view);
 
 	INSTR_TIME_SET_CURRENT(duration);
 	INSTR_TIME_SUBTRACT(duration, start);
@@ -360,6 +364,7 @@ deliver_step(void *arg)
 	PopActiveSnapshot();
 	delivery->current = NULL;
 	INSTR_TIME_SET_CURRENT(delivery->commit_start);
+	KAPPA_FAULT(BATCH_COMMITTING, InvalidOid);
 	CommitTransactionCommand();
 }
 
@@ -615,6 +620,7 @@ try_delivery(Delivery *delivery)
 
 		if (error == NULL)
 		{
+			KAPPA_FAULT(BATCH_COMMITTED, InvalidOid);
 			note_delivered(delivery);
 			return true;
 		}
@@ -700,6 +706,7 @@ kappa_deliver(KappaSource *source)
 	TimestampTz now = GetCurrentTimestamp();
 	ListCell *lc;
 
+	KAPPA_FAULT(BATCH_FETCHED, InvalidOid);
 	pace_batches(source, now);
 	source->unrecorded = false;
 	source->next_store_at = TimestampTzPlusMilliseconds(now, STORE_INTERVAL_MS);

@@ -47,6 +47,7 @@
 #include "append.h"
 #include "compat.h"
 #include "definition.h"
+#include "fault.h"
 #include "fdw_scan.h"
 #include "fill.h"
 #include "fill_run.h"
@@ -191,6 +192,7 @@ kappa_fill_begin(KappaApplier *applier, const int64 *end)
 	kappa_fill_insert(applier->view, applier->version,
 					  staged ? create_staging(applier, shape) : InvalidOid);
 	insert_ranges(applier, end, staged ? choose_pieces(applier, end) : 1);
+	KAPPA_FAULT(REPLAY_PLANNED, applier->view);
 	return true;
 }
 
@@ -293,6 +295,7 @@ replay_stretch(KappaApplier *applier, const KappaFill *fill, List *ranges)
 	rows_made = kappa_apply_run(applier, run_stretch, choose_stretch(applier, fill, ranges));
 	time_taken = GetCurrentTimestamp() - start;
 	store_ranges(fill, ranges);
+	KAPPA_FAULT(REPLAY_STRETCHED, fill_view);
 	if (!applier->live)
 		kappa_rebuild_run_add_messages(fill->view, fill->version, messages_read);
 	adapt_stretch(start);
@@ -319,6 +322,7 @@ finish(KappaApplier *applier, KappaFill *fill)
 	int64 *next = palloc(Max(applier->npartitions, 1) * sizeof(int64));
 	KappaFillProgress progress;
 
+	KAPPA_FAULT(REPLAY_MERGING, fill_view);
 	kappa_fill_get_progress(fill->view, fill->version, &progress);
 	kappa_catalog_add_event(fill->view, "replayed", fill->version, NULL,
 							psprintf(INT64_FORMAT " messages", progress.messages));
@@ -333,6 +337,7 @@ finish(KappaApplier *applier, KappaFill *fill)
 	}
 	kappa_fill_delete(fill->view, fill->version);
 	kappa_definition_drop_relation(fill->staging, DROP_RESTRICT);
+	KAPPA_FAULT(REPLAY_MERGED, fill_view);
 	kappa_shmem_wake_at_commit();
 }
 
@@ -380,6 +385,8 @@ take_turn_in_transaction(void)
 	if (finished ? fill == NULL : ranges == NIL)
 		return FILL_WAIT;
 
+	if (!finished)
+		KAPPA_FAULT(REPLAY_CLAIMED, fill_view);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	applier = kappa_apply_open(fill_view, fill_version);
 	PopActiveSnapshot();

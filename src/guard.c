@@ -51,6 +51,7 @@
 #include "catalog.h"
 #include "compat.h"
 #include "definition.h"
+#include "fault.h"
 #include "guard.h"
 #include "kappa.h"
 #include "shmem.h"
@@ -507,6 +508,7 @@ forget_relation(Oid relid)
 					 " SELECT view, view::text, 'dropped' FROM v",
 					 relid);
 	kappa_catalog_leave(&scope);
+	KAPPA_FAULT(VIEW_DROPPED, relid);
 	kappa_shmem_wake_at_commit();
 }
 

@@ -36,6 +36,7 @@
 #include "utils/timestamp.h"
 
 #include "definition.h"
+#include "fault.h"
 #include "rebuild.h"
 #include "rebuild_commands.h"
 #include "rebuild_previous.h"
@@ -236,6 +237,7 @@ prepare_shadow(Rebuild *rebuild, const KappaApplier *shadow)
 	kappa_swap_build_indexes(rebuild->view, shadow->target);
 	PopActiveSnapshot();
 	kappa_definition_analyze_table(shadow->target);
+	KAPPA_FAULT(REBUILD_INDEXED, rebuild->view);
 	CommitTransactionCommand();
 	return true;
 }
@@ -290,6 +292,7 @@ snapshots_gone(Rebuild *rebuild, const KappaApplier *shadow)
 	int pid;
 
 	note_snapshots(rebuild);
+	KAPPA_FAULT(REBUILD_SNAPSHOTS, rebuild->view);
 	kappa_rebuild_waiters_tag(rebuild->view, &waiters);
 	if (kappa_swap_snapshots_gone(rebuild->snapshots, &waiters, &pid))
 		return true;
@@ -405,6 +408,8 @@ switch_version(Rebuild *rebuild, const KappaApplier *shadow, bool alone, int *de
 	StartTransactionCommand();
 	result = try_switch(rebuild, shadow, alone, &previous);
 	CommitTransactionCommand();
+	if (result == KAPPA_SWITCH_DONE)
+		KAPPA_FAULT(SWITCH_COMMITTED, rebuild->view);
 	switch (result)
 	{
 		case KAPPA_SWITCH_DONE:
@@ -491,6 +496,7 @@ advance(Rebuild *rebuild, const KappaApplier *shadow, bool joined, int *delay_ms
 	{
 		forget_snapshots(rebuild);
 		report(rebuild, shadow, KAPPA_PHASE_CATCHING_UP, 0);
+		KAPPA_FAULT(REBUILD_JOINED, rebuild->view);
 		*delay_ms = POLL_INTERVAL_MS;
 		return KAPPA_REBUILD_JOIN;
 	}

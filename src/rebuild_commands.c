@@ -28,6 +28,7 @@
 
 #include "compat.h"
 #include "definition.h"
+#include "fault.h"
 #include "fdw_options.h"
 #include "rebuild_columns.h"
 #include "rebuild_commands.h"
@@ -297,6 +298,7 @@ begin_rebuild(const KappaView *view, const KappaVersion *from, const KappaShape 
 							 kappa_rebuild_choose_switch(view, version->target, request->asked),
 							 plan->messages);
 	kappa_replay_announce(view, plan);
+	KAPPA_FAULT(REBUILD_BEGUN, view->view);
 	kappa_shmem_wake_at_commit();
 	return number;
 }

@@ -32,6 +32,7 @@
 
 #include "compat.h"
 #include "definition.h"
+#include "fault.h"
 #include "rebuild_columns.h"
 #include "rebuild_commands.h"
 #include "rebuild_previous.h"
@@ -302,6 +303,7 @@ kappa_sql_rollback_view(PG_FUNCTION_ARGS)
 							 kappa_rebuild_choose_switch(view, previous->target, KAPPA_SWITCH_AUTO),
 							 0);
 	kappa_rebuild_run_report(view->view, previous->version, KAPPA_PHASE_CATCHING_UP, 0, 0);
+	KAPPA_FAULT(ROLLBACK_BEGUN, view->view);
 	CacheInvalidateRelcacheByRelid(view->view);
 	kappa_shmem_wake_at_commit();
 	PG_RETURN_INT64(previous->version);

@@ -30,6 +30,7 @@
 #include "utils/typcache.h"
 
 #include "definition.h"
+#include "fault.h"
 #include "fill_run.h"
 #include "guard.h"
 #include "rebuild_columns.h"
@@ -403,6 +404,7 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 	append_relation(&relids, to->target);
 	if (storage || columns)
 		append_relation(&relids, view->view);
+	KAPPA_FAULT(SWITCH_LOCKING, view->view);
 	if (!kappa_swap_lock(relids, lock_timeout_ms))
 	{
 		*blocker = kappa_swap_get_blocker(relids);
@@ -446,6 +448,7 @@ kappa_rebuild_switch(const KappaView *view, const KappaVersion *from,
 	PopActiveSnapshot();
 	kappa_catalog_add_event(view->view, "switched", to->version, NULL,
 							psprintf("from version %d, by %s", from->version, kind));
+	KAPPA_FAULT(SWITCH_SWAPPED, view->view);
 	kappa_shmem_wake_at_commit();
 	return KAPPA_SWITCH_DONE;
 }
@@ -475,6 +478,7 @@ kappa_rebuild_drop_version(const KappaVersion *version)
 	/* Nobody was told of these objects: what was hung onto them goes, too. */
 	for (int i = 0; i < lengthof(relids); i++)
 		kappa_definition_drop_relation(relids[i], DROP_CASCADE);
+	KAPPA_FAULT(VERSION_DROPPED, version->view);
 	kappa_shmem_wake_at_commit();
 	return true;
 }

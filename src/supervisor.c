@@ -59,8 +59,9 @@ typedef struct RunnableView
 	Oid view;
 	int32 version;
 	int slot;
-	bool grouped; /* false: its foreign table could not be read */
-	bool filling; /* by processes of its own, see fill.h */
+	bool grouped;  /* false: its foreign table could not be read */
+	bool filling;  /* by processes of its own, see fill.h */
+	bool building; /* a rebuild's: it says itself when it may join the others */
 	Oid serverid;
 	Oid owner;
 	char *topic;
@@ -248,6 +249,7 @@ load_runnable(void)
 		view->view = version->view;
 		view->version = version->version;
 		view->filling = is_filling(fills, version);
+		view->building = !version->live && version->kept_until == 0;
 		view->slot = get_slot(places, n, version);
 		if (view->slot < 0)
 		{
@@ -642,7 +644,8 @@ compare_candidates(const ListCell *a, const ListCell *b)
 /*
  * Give workers to the views of one group that have none.  Those that stand
  * close together stay together, and the first lot is the main worker's if that
- * stands there, too, or does not exist yet.
+ * stands there, too, or does not exist yet.  A rebuild is not among them,
+ * however close it is: the others would wait while its indexes are built.
  */
 static void
 place_group(List *due, TimestampTz now)
@@ -663,9 +666,10 @@ place_group(List *due, TimestampTz now)
 
 		if (previous != NULL && worker >= 0 &&
 			previous->place->failing == candidate->place->failing &&
+			previous->runnable->building == view->building &&
 			previous->position - candidate->position <= kappa_batch_rows)
 			/* goes where the previous one went */;
-		else if (close && !candidate->place->failing)
+		else if (close && !candidate->place->failing && !view->building)
 			worker = get_main_worker(view);
 		else
 			worker = get_catchup_worker(candidate);

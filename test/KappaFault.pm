@@ -1,0 +1,132 @@
+
+=pod
+
+=head1 NAME
+
+KappaFault - let kappa fail at the points of src/fault.h
+
+=head1 SYNOPSIS
+
+  use KappaFault;
+
+  arm($node, 'switch-swapped', 'exit', view => 'clicks_per_page');
+  $node->safe_psql('postgres', q(SELECT kappa.rebuild('clicks_per_page')));
+  was_hit($node, 'switch-swapped', view => 'clicks_per_page');
+
+=cut
+
+package KappaFault;
+
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use Exporter 'import';
+use File::Basename;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+our @EXPORT = qw(
+  arm
+  fault_points
+  release
+  was_hit
+);
+
+my $header = dirname(abs_path(__FILE__)) . '/../src/fault.h';
+
+=pod
+
+=head1 ROUTINES
+
+=head2 fault_points()
+
+Returns the names of all points.
+
+=cut
+
+sub fault_points
+{
+	my $text = slurp_file($header);
+
+	return $text =~ /^#define KAPPA_FAULT_\w+ "([\w-]+)"/mg;
+}
+
+# The file of a fault.
+sub fault_path
+{
+	my ($node, $point, %options) = @_;
+	my $path = $node->data_dir . "/kappa_fault/$point";
+
+	die "no point \"$point\"" unless grep { $_ eq $point } fault_points();
+	$path .= '.'
+	  . $node->safe_psql('postgres', "SELECT '$options{view}'::regclass::oid")
+	  if $options{view};
+	return $path;
+}
+
+=pod
+
+=head2 arm($node, $point, $action, view => undef, nth => 1)
+
+Arms a fault: error, disk-full, exit or hang, for one view or for any.  Returns its file, for
+was_hit() and release().
+
+=cut
+
+sub arm
+{
+	my ($node, $point, $action, %options) = @_;
+	my $path = fault_path($node, $point, %options);
+	my $nth = $options{nth} // 1;
+
+	mkdir dirname($path);
+	unlink "$path.hit";
+	append_to_file("$path.new", "$action $nth\n");
+	rename("$path.new", $path) or die "could not arm $path: $!";
+	return $path;
+}
+
+=pod
+
+=head2 was_hit($path, $timeout = 60)
+
+Waits until a fault has been met; returns whether it was.
+
+=cut
+
+sub was_hit
+{
+	my ($path, $timeout) = @_;
+	my $deadline = time + ($timeout // 60);
+
+	until (-e "$path.hit")
+	{
+		if (time > $deadline)
+		{
+			diag("nobody came to $path");
+			return 0;
+		}
+		sleep(0.02);
+	}
+	return 1;
+}
+
+=pod
+
+=head2 release($path)
+
+Lets go on who hangs there.
+
+=cut
+
+sub release
+{
+	my ($path) = @_;
+
+	unlink("$path.hit") == 1 or die "nobody hangs at $path";
+	return;
+}
+
+1;
