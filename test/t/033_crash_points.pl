@@ -1,0 +1,117 @@
+
+# The server crashes at each point of src/fault.h, for each kind of view, one
+# crash after the other while messages come: nothing is lost, nothing counted
+# twice, and rebuilds go on to their end.
+
+use strict;
+use warnings;
+
+use KappaFault;
+use KappaTest;
+use Test::More;
+
+my $kafka = start_kafka();
+my $node = new_node(
+	conf => "restart_after_crash = on\nkappa.retry_max_delay = 100ms\n"
+	  . "kappa.keep_previous = 0\nkappa.replay_min_messages = 50");
+
+sub run { return $node->safe_psql('postgres', $_[0]) }
+
+create_topic('orders', partitions => 2);
+produce('orders', orders(1, 500));
+run(q(
+CREATE FOREIGN TABLE orders (id bigint, shop text, amount numeric(10,2), note text, at timestamptz)
+	SERVER events OPTIONS (topic 'orders');
+CREATE FOREIGN TABLE customers (k int OPTIONS (key 'true', metadata 'key'), shop text, amount int)
+	SERVER events OPTIONS (topic 'orders');
+SELECT kappa.create_view('order_log', 'SELECT id, shop, note FROM orders');
+SELECT kappa.create_view('last_order', 'SELECT DISTINCT ON (shop) shop, amount FROM orders ORDER BY shop, id DESC NULLS LAST');
+SELECT kappa.create_view('people', 'SELECT k, shop, amount FROM customers');
+SELECT kappa.create_view('sums', 'SELECT shop, count(*) AS n, max(id) AS top FROM orders GROUP BY shop');
+SELECT kappa.create_view('means', 'SELECT shop, avg(amount) AS mean, count(*) AS n FROM orders GROUP BY shop HAVING count(*) > 3')));
+my @views = qw(order_log last_order people sums means);
+my $id = 500;
+my $producer;    # in the background
+my @commands = qw(rebuild-begun version-dropped rollback-begun view-dropped);
+my %walked = map { ($_ => 1) } @commands;
+
+sub more { produce('orders', orders($id + 1, $id + 10)); $id += 10; return }
+
+sub all_right
+{
+	my ($name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	$producer->finish if $producer;
+	undef $producer;
+	ok(wait_for($node, 'SELECT 1', '1'), "$name: the server is there");
+	ok_view($node, $_, name => "$name: $_") foreach @views;
+	is(leftovers($node), '', "$name: nothing is left");
+	return;
+}
+ok_view($node, $_) foreach @views;
+
+# ---- Batches. ----
+
+my @paths;
+foreach my $point (grep { /^batch-/ } fault_points())
+{
+	push @paths, map { arm($node, $point, 'exit', view => $_) } $point =~ /applying|merged|stored/ ? @views : undef;
+	$walked{$point} = 1;
+}
+$producer = start_producer('orders', orders($id + 1, $id + 1000), rate => 100);
+$id += 1000;
+ok(was_hit($_), 'a crash at ' . $_ =~ s/.*\///r) foreach @paths;
+all_right('batches');
+
+# ---- Rebuilds of all views at once. ----
+
+run("CREATE INDEX ${_}_shop ON $_ (shop)") foreach @views;
+@paths = ();
+foreach my $point (grep { !/^batch-/ } fault_points())
+{
+	next if $walked{$point};
+	push @paths, map { arm($node, $point, 'exit', view => $_) } @views;
+	$walked{$point} = 1;
+}
+$producer = start_producer('orders', orders($id + 1, $id + 3000), rate => 100);
+$id += 3000;
+run('BEGIN;' . join(';', map { "SELECT kappa.rebuild('$_')" } @views) . '; COMMIT');
+ok(was_hit($_), 'a crash at ' . $_ =~ s/.*\///r) foreach @paths;
+ok(wait_for($node, "SELECT string_agg(DISTINCT phase || ' ' || version, ', ') FROM kappa.rebuilds", 'done 2'), 'all rebuilds have switched');
+all_right('rebuilds');
+is(run("SELECT count(*) FROM pg_index WHERE indrelid IN (SELECT view FROM kappa.views) AND NOT indisunique AND indisvalid"), 5, 'with their indexes');
+
+# ---- Commands: nothing has happened. ----
+
+sub crashes
+{
+	my ($point, $view, $statement) = @_;
+	my $path = arm($node, $point, 'exit', view => $view);
+
+	isnt($node->psql('postgres', $statement), 0, "$point: the connection is lost");
+	ok(was_hit($path), 'as it should be');
+	ok(wait_for($node, 'SELECT 1', '1'), 'the server comes back');
+	ok_view($node, $view);
+	run($statement);
+	return;
+}
+
+crashes('rebuild-begun', 'sums', "SELECT kappa.rebuild('sums', switch => 'manual')");
+is(run("SELECT string_agg(version || ' ' || state, ', ' ORDER BY version) FROM kappa.versions WHERE view = 'sums'::regclass AND state <> 'dropped'"),
+	'2 live, 3 building', 'one rebuild has begun');
+crashes('version-dropped', 'sums', "SELECT kappa.cancel_rebuild('sums')");
+run("SET kappa.keep_previous = '1h'; SELECT kappa.rebuild('means')");
+is(run("SELECT kappa.wait_for_rebuild('means', '1 min')"), 't', 'a rebuild whose previous version is kept');
+crashes('rollback-begun', 'means', "SELECT kappa.rollback_view('means')");
+is(run("SELECT kappa.wait_for_rebuild('means', '1 min')"), 't', 'the way back');
+is(run("SELECT version FROM kappa.views WHERE view = 'means'::regclass"), 2, 'to where it was');
+more();
+all_right('commands');
+crashes('view-dropped', 'people', 'DROP TABLE people');
+is(run("SELECT count(*) FROM pg_class WHERE relname LIKE 'people%'"), 0, 'a view is gone');
+@views = grep { $_ ne 'people' } @views;
+all_right('all');
+is_deeply([ sort keys %walked ], [ sort(fault_points()) ], 'no point was left out');
+
+done_testing();
