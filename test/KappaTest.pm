@@ -712,6 +712,8 @@ sub leftovers
 		WHERE NOT EXISTS (SELECT FROM kappa.view v WHERE (v.view, v.version) = (n.view, n.version))
 		UNION ALL SELECT 'position of ' || p.view FROM kappa.position p
 		WHERE NOT EXISTS (SELECT FROM kappa.view v WHERE (v.view, v.version) = (p.view, p.version))
+		UNION ALL SELECT 'letter of ' || d.view FROM kappa.dead_letter d
+		WHERE NOT EXISTS (SELECT FROM kappa.view v WHERE (v.view, v.version) = (d.view, d.version))
 		UNION ALL SELECT 'replay of ' || view FROM kappa.fill WHERE active
 		UNION ALL SELECT 'range of ' || view FROM kappa.fill_range));
 }
