@@ -180,14 +180,15 @@ read_timestamp(KafkaClient *client, KafkaTopic *topic, int partition, int64 offs
 
 /*
  * Messages that are gone tell nothing.  The view may know when it was to start;
- * else it is supposed that they came as often as those that are left, up to the
- * last one that the view has applied.
+ * else it is supposed that they came as often as those that are left.
  */
 static void
-measure_missing(KappaReplayPart *part, int p, TimestampTz start_at, const KappaLastMessage *last)
+measure_missing(KappaReplayPart *part, int p, TimestampTz start_at, KafkaClient *client,
+				KafkaTopic *topic)
 {
-	int64 applied;
+	TimestampTz last_at;
 
+	part->first_at = read_timestamp(client, topic, p, part->log_begin);
 	if (part->first_at == DT_NOBEGIN)
 		return;
 	if (start_at != DT_NOBEGIN)
@@ -196,13 +197,11 @@ measure_missing(KappaReplayPart *part, int p, TimestampTz start_at, const KappaL
 			part->missing_us = part->first_at - start_at;
 		return;
 	}
-	if (last == NULL || p >= last->npartitions || last->offset[p] <= part->log_begin)
+	last_at = read_timestamp(client, topic, p, part->log_end - 1);
+	if (last_at <= part->first_at)
 		return;
-	applied = kappa_start_from_kafka(last->timestamp[p]);
-	if (applied <= part->first_at)
-		return;
-	part->missing_us = (double) (applied - part->first_at) * part->missing /
-					   (last->offset[p] - part->log_begin);
+	part->missing_us = (double) (last_at - part->first_at) * part->missing /
+					   (part->log_end - 1 - part->log_begin);
 	part->estimated = true;
 }
 
@@ -211,16 +210,11 @@ measure_all_missing(KappaReplayPlan *plan, const KappaView *view, KafkaClient *c
 					KafkaTopic *topic)
 {
 	TimestampTz start_at = kappa_history_get_start(view->view, view->version);
-	KappaLastMessage *last = kappa_catalog_get_last_messages(view->view, view->version);
 
 	for (int p = 0; p < plan->nparts; p++)
 	{
-		KappaReplayPart *part = &plan->parts[p];
-
-		if (part->missing == 0)
-			continue;
-		part->first_at = read_timestamp(client, topic, p, part->log_begin);
-		measure_missing(part, p, start_at, last);
+		if (plan->parts[p].missing > 0)
+			measure_missing(&plan->parts[p], p, start_at, client, topic);
 	}
 }
 
