@@ -341,14 +341,17 @@ find_rate(KappaReplayPlan *plan, Oid view)
 KappaReplayPlan *
 kappa_replay_plan(const KappaView *view, const KappaTable *table, const KappaStart *start)
 {
-	KafkaConfig *config = kappa_options_get_connection(table->serverid, view->owner);
-	KafkaClient *client = kappa_kafka_open(config, false);
-	KafkaTopic *topic = kappa_kafka_topic(client, table->topic);
-	int npartitions = kappa_kafka_partition_count(topic);
 	KappaPosition *position = kappa_catalog_get_position(view->view, view->version);
+	KafkaClient *client;
+	KafkaTopic *topic;
 	KappaReplayPlan *plan;
+	int npartitions;
 	double size;
 
+	kappa_options_check_reader(table, view->owner);
+	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, view->owner), false);
+	topic = kappa_kafka_topic(client, table->topic);
+	npartitions = kappa_kafka_partition_count(topic);
 	if (start != NULL || strcmp(position->topic, table->topic) != 0)
 		position->npartitions = 0; /* another beginning, or another log */
 	plan = make_plan(Max(position->npartitions, npartitions));
