@@ -161,6 +161,7 @@ fails_like($node, "SET ROLE other; SELECT kappa.pause_rebuild('long_sums')", qr/
 fails_like($node, "SELECT kappa.pause_rebuild('long_log')", qr/is not being rebuilt/, 'one that is not there is not held');
 run("SET ROLE app; SELECT kappa.pause_rebuild('long_sums')");
 ok(wait_for($node, column("processes || ' ' || paused || ' ' || (eta IS NULL)"), '0 true true'), 'a rebuild is held');
+ok(wait_for($node, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'kappa replay'", '0'), 'once the last stretch is done');
 my $read = run(column('messages'));
 produce('long', [ { value => { id => 20_001, shop => 's1' } } ]);
 ok_view($node, 'long_sums', name => 'while the view goes on');
