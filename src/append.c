@@ -204,7 +204,9 @@ start_receiver(DestReceiver *self, int operation, TupleDesc type)
 	TupleDesc columns;
 
 	receiver->context = CurrentMemoryContext;
-	receiver->rel = table_open(receiver->target, NoLock);
+
+	/* A table in which a replay collects is locked by nobody else. */
+	receiver->rel = table_open(receiver->target, RowExclusiveLock);
 	columns = RelationGetDescr(receiver->rel);
 	receiver->map = map_columns(type, columns);
 
