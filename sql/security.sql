@@ -1,5 +1,5 @@
 -- What roles may do to kappa and to each other through it.  No broker is
--- needed; test/t/041_security.pl has what does.
+-- needed; test/t/045_security.pl has what does.
 
 SET client_min_messages = warning;
 DROP EXTENSION IF EXISTS kappa CASCADE;

@@ -35,8 +35,10 @@ use strict;
 use warnings;
 
 use Cwd qw(abs_path);
+use Digest::SHA ();
 use Exporter 'import';
 use File::Basename;
+use IO::Socket::INET;
 use IPC::Open2;
 use IPC::Run;
 use JSON::PP;
@@ -85,9 +87,10 @@ $SIG{TERM} = $SIG{INT} = sub { die "stopped by a signal\n" };
 
 =head1 ROUTINES
 
-=head2 start_kafka(private => 1)
+=head2 start_kafka(private => 1, secure => 1)
 
-Returns a Kafka, see KAFKA below.  With private, one that no other file uses.
+Returns a Kafka, see KAFKA below.  With private, one that no other file uses;
+with secure, one that has the listeners of test/broker/run_kafka besides.
 
 =cut
 
@@ -778,6 +781,19 @@ its address, as for bootstrap_servers
 
 runs kafka_tool and returns what it prints; dies on failure, or does not
 
+=item listener($name), certificate($file)
+
+of a secure Kafka: the address of another listener, and what is in a file of
+its folder of certificates
+
+=item replace_setting($old, $new)
+
+changes a text in the configuration, for the next start
+
+=item set_scram_password($user, $password)
+
+gives a user of SCRAM-SHA-512 a password; undef takes the user away
+
 =item stop(), start(), kill9(), freeze(), thaw()
 
 for a private Kafka: orderly stop, start at the same address with the same
@@ -807,6 +823,7 @@ sub new
 	  unless -d $jars;
 	my $self = bless {
 		jars => $jars,
+		secure => $options{secure},
 		directory => PostgreSQL::Test::Utils::tempdir('kafka')
 	}, $class;
 	push @started, $self;
@@ -819,6 +836,81 @@ sub brokers
 	my ($self) = @_;
 
 	return $self->{brokers};
+}
+
+sub listener
+{
+	my ($self, $name) = @_;
+
+	return $self->{listeners}{$name};
+}
+
+sub certificate
+{
+	my ($self, $file) = @_;
+
+	return slurp_file("$self->{directory}/tls/$file");
+}
+
+sub replace_setting
+{
+	my ($self, $old, $new) = @_;
+	my $path = "$self->{directory}/server.properties";
+	my $settings = slurp_file($path) =~ s/\Q$old\E/$new/gr;
+
+	open(my $file, '>', $path) or die "could not write $path: $!";
+	print $file $settings;
+	close($file) or die "could not write $path: $!";
+	return;
+}
+
+# RFC 5802's Hi(), one block of it.
+sub salted_password
+{
+	my ($password, $salt, $iterations) = @_;
+	my $u = Digest::SHA::hmac_sha512($salt . pack('N', 1), $password);
+	my $result = $u;
+
+	foreach (2 .. $iterations)
+	{
+		$u = Digest::SHA::hmac_sha512($u, $password);
+		$result ^= $u;
+	}
+	return $result;
+}
+
+# Bytes behind their length, as Kafka's newer requests have them (up to 126).
+sub compact
+{
+	return chr(length($_[0]) + 1) . $_[0];
+}
+
+# librdkafka can do it from 2.2 on: so here is the request itself,
+# AlterUserScramCredentials (51), version 0.
+sub set_scram_password
+{
+	my ($self, $user, $password) = @_;
+	my $salt = 'salt of the test';
+	my $item = compact($user) . chr(2);    # SCRAM-SHA-512
+	my ($deletions, $changes) = (chr(2) . $item . "\0", chr(1));
+
+	($deletions, $changes) = (
+		chr(1),
+		chr(2) . $item . pack('N', 4096) . compact($salt)
+		  . compact(salted_password($password, $salt, 4096)) . "\0")
+	  if defined $password;
+	my $socket = IO::Socket::INET->new(PeerAddr => $self->{brokers})
+	  or die "could not connect to $self->{brokers}: $@";
+	print $socket pack('N/a*',
+		pack('nnN', 51, 0, 1) . pack('n/a*', 'test') . "\0$deletions$changes\0");
+	$socket->flush;
+
+	my ($length, $answer);
+	read($socket, $length, 4) == 4 && read($socket, $answer, unpack('N', $length))
+	  or die 'no answer from Kafka';
+	my $error = unpack('n', substr($answer, 10 + length compact($user)));
+	die "Kafka did not change the password of $user: error $error" if $error;
+	return;
 }
 
 sub tool
@@ -857,11 +949,13 @@ sub start
 
 	die 'a shared Kafka is not to be stopped' unless $self->{directory};
 	$self->{pid} = open($self->{out}, '-|', $script, $self->{jars},
-		$self->{directory})
+		$self->{directory}, $self->{secure} ? 'secure' : ())
 	  or die "could not run $script: $!";
 	my $line = readline($self->{out}) // '';
-	($self->{brokers}) = $line =~ /^ready (\S+)/
+	my ($brokers, $others) = $line =~ /^ready (\S+)(.*)/
 	  or die "Kafka did not start, see $self->{directory}/kafka.log";
+	$self->{brokers} = $brokers;
+	$self->{listeners} = { map { split /=/ } split ' ', $others };
 	return;
 }
 
