@@ -305,3 +305,39 @@ kappa_blame_find(KappaInquiry *inquiry)
 	return list_length(inquiry->faults->messages) > known ? KAPPA_BLAME_MESSAGES
 														  : KAPPA_BLAME_MERGE;
 }
+
+/* ---- the merge ---- */
+
+static void
+merge_step(void *arg)
+{
+	ProbeStep *step = arg;
+
+	(void) kappa_apply_batch(step->inquiry->applier, step->inquiry->bt, &step->part);
+}
+
+int
+kappa_blame_find_merge(KappaInquiry *inquiry)
+{
+	int good = 0;
+	int bad = inquiry->nmessages;
+
+	while (bad - good > 1)
+	{
+		ProbeStep step = {
+			.inquiry = inquiry,
+			.part = { .last = good + (bad - good) / 2, .excluded = inquiry->faults->excluded },
+		};
+		ErrorData *error;
+
+		CHECK_FOR_INTERRUPTS();
+		error = inquiry->attempt(merge_step, &step);
+		if (error == NULL)
+			good = step.part.last;
+		else if (kappa_blame_is_plain(error->sqlerrcode))
+			return -1;
+		else
+			bad = step.part.last;
+	}
+	return bad - 1;
+}

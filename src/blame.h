@@ -74,6 +74,12 @@ extern bool kappa_blame_is_plain(int sqlerrcode);
  */
 extern KappaVerdict kappa_blame_find(KappaInquiry *inquiry);
 
+/*
+ * After KAPPA_BLAME_MERGE: the place in the batch of the first message with
+ * which the merge fails, tried and undone; -1 if that cannot be told now.
+ */
+extern int kappa_blame_find_merge(KappaInquiry *inquiry);
+
 /* Note that a batch was applied, with so many messages left out as letters. */
 extern void kappa_blame_note(KappaBudget *budget, int64 messages, int64 bad);
 

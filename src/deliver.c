@@ -546,19 +546,24 @@ begin_inquiry_step(void *arg)
  * know of it yet; but not for ever, and nothing may be passed over.
  */
 static ErrorData *
-judge_fault(KappaServed *served, ErrorData *error, const char *place)
+judge_fault(Delivery *delivery, KappaServed *served, KappaInquiry *inquiry, ErrorData *error)
 {
+	const KappaMessage *message;
 	ErrorData *stop;
+	int first;
 
 	if (kappa_shmem_view_count_fault(served->slot, error->sqlerrcode, error->message) < MAX_FAULTS)
 		return error;
+	first = kappa_blame_find_merge(inquiry);
+	message = &delivery->batch->messages[Max(first, 0)];
 	stop = palloc(sizeof(ErrorData));
 	*stop = *error;
 	stop->sqlerrcode = ERRCODE_KAPPA_STOP;
-	stop->detail = psprintf("%s%sIt was tried %d times at %s.",
+	stop->detail = psprintf("%s%sIt was tried %d times, topic \"%s\", partition %d, %s offset " INT64_FORMAT ".",
 							error->detail == NULL ? "" : error->detail,
 							error->detail == NULL ? "" : "  ", MAX_FAULTS,
-							place == NULL ? "the view's position" : place);
+							served->applier->topic, message->partition,
+							first < 0 ? "from" : "at", message->offset);
 	stop->hint = pstrdup("The messages are good, but the view's table does not take what they lead to.  Remove what is in the way, and call kappa.resume_view().");
 	return stop;
 }
@@ -588,7 +593,7 @@ inquire(Delivery *delivery, KappaServed *served, ErrorData *error, char *place)
 		case KAPPA_BLAME_MESSAGES:
 			break;
 		case KAPPA_BLAME_MERGE:
-			leave_out(delivery, served, judge_fault(served, error, place), place);
+			leave_out(delivery, served, judge_fault(delivery, served, &inquiry, error), place);
 			break;
 		case KAPPA_BLAME_OTHERS:
 		case KAPPA_BLAME_SPENT:

@@ -162,10 +162,10 @@ ALTER TABLE checked ADD CONSTRAINT small CHECK (n > 1000000000);
 CREATE UNIQUE INDEX ON distinct_n (n);
 ALTER TABLE referring ADD FOREIGN KEY (n) REFERENCES known));
 produce('tables', [ map { { value => { n => $_, k => "k$_" } } } 1_000_000_001, 2_000_000_000, 5 ]);
-state_becomes('checked', 'stopped', 'violates check constraint "small".*tried 3 times at topic "tables", partition 0');
-state_becomes('distinct_n', 'stopped', 'duplicate key value violates unique constraint');
-state_becomes('referring', 'stopped', 'violates foreign key constraint');
-state_becomes('overflowing', 'stopped', 'integer out of range');
+state_becomes('checked', 'stopped', 'violates check constraint "small".*tried 3 times, topic "tables", partition 0, at offset 3');
+state_becomes('distinct_n', 'stopped', 'duplicate key value violates unique constraint.*at offset 2');
+state_becomes('referring', 'stopped', 'violates foreign key constraint.*at offset 1');
+state_becomes('overflowing', 'stopped', 'integer out of range.*at offset 1');
 ok_letters('free', '', 'a neighbour goes on');
 is(join(' ', map { letters($_) } @guarded), '   ', 'nothing is set aside');
 is(sql('SELECT string_agg(x, $$ $$) FROM (VALUES ((SELECT string_agg(n::text, $$,$$) FROM checked)), ((SELECT s::text FROM overflowing))) v (x)'),
