@@ -328,7 +328,7 @@ for (my $round = 1; time - $started < $seconds && @findings < 5; $round++)
 	judge($statements[$_], $outcomes[$_]) foreach 0 .. $#statements;
 }
 
-note join(', ', map { "$count{$_} $_" } sort keys %count);
+diag('summary: ' . join(', ', map { "$count{$_} $_" } sort keys %count));
 is(join("\n", @findings), '', 'no statement is more than refused');
 cmp_ok($count{$_} // 0, '>', 20, "some are $_") foreach qw(accepted refused);
 is($node->safe_psql('postgres', 'SELECT count(*) FROM kappa.views'), 0, 'nothing is left');

@@ -226,7 +226,7 @@ for (my $n = 0; $n == 0 || time - $started < $minutes * 60; $n++)
 	cycle($n);
 	last unless Test::More->builder->is_passing;
 }
-diag(sprintf('%.1f minutes: ', (time - $started) / 60) . join(', ', map { "$count{$_} $_" } sort keys %count));
+diag('summary: ' . sprintf('%.1f minutes: ', (time - $started) / 60) . join(', ', map { "$count{$_} $_" } sort keys %count));
 $node->stop('fast');
 unlike(slurp_file($node->logfile), qr/TRAP:|PANIC/, 'the log has nothing worse');
 done_testing();
