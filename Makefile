@@ -69,6 +69,7 @@ OBJS = \
 	src/launcher.o \
 	src/letter_log.o \
 	src/letter_retry.o \
+	src/load.o \
 	src/place.o \
 	src/process.o \
 	src/progress.o \

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * append.c
- *	  Insert the rows of a query into a table, many at a time
+ *	  Insert rows into a table, many at a time
  *
  * This is what INSERT ... SELECT does, for tables about which there is nothing
  * special, without its costs for each row: a page is locked, and a WAL record
@@ -24,6 +24,7 @@
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/rls.h"
@@ -32,27 +33,22 @@
 #include "compat.h"
 #include "guard.h"
 
-/* Rows are written when there are so many of them, or so much. */
-#define MAX_ROWS 1000
+/* Rows are written when there is so much of them, if they are not many. */
 #define MAX_BYTES (64 * 1024)
 
-typedef struct AppendReceiver
+struct KappaAppend
 {
-	DestReceiver pub;
-	Oid target;
-
-	/* While the query runs. */
 	MemoryContext context;
 	Relation rel;
 	EState *estate;
 	ResultRelInfo *result;
 	BulkInsertState bulk;
-	AttrMap *map; /* NULL: the query's columns are those of the table, one by one */
+	AttrMap *map; /* NULL: the rows' columns are those of the table, one by one */
 	CommandId command;
-	TupleTableSlot *slots[MAX_ROWS]; /* made when first needed */
-	int nslots;                      /* those that hold rows */
+	TupleTableSlot *slots[KAPPA_APPEND_MAX_ROWS]; /* made when first needed */
+	int nslots;                                   /* those that hold rows */
 	Size bytes;
-} AppendReceiver;
+};
 
 /* ---- which tables ---- */
 
@@ -86,154 +82,190 @@ kappa_append_is_possible(Oid target)
 	return possible;
 }
 
-/* ---- rows ---- */
-
-static void
-flush_rows(AppendReceiver *receiver)
-{
-	EState *estate = receiver->estate;
-	MemoryContext old;
-
-	if (receiver->nslots == 0)
-		return;
-
-	/* It leaves memory behind. */
-	old = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
-	table_multi_insert(receiver->rel, receiver->slots, receiver->nslots,
-					   receiver->command, 0, receiver->bulk);
-	MemoryContextSwitchTo(old);
-
-	for (int i = 0; i < receiver->nslots; i++)
-	{
-		if (receiver->result->ri_NumIndices > 0)
-			kappa_insert_index_tuples(receiver->result, receiver->slots[i], estate);
-		ExecClearTuple(receiver->slots[i]);
-	}
-	ResetPerTupleExprContext(estate);
-	receiver->nslots = 0;
-	receiver->bytes = 0;
-}
-
-static bool
-receive_row(TupleTableSlot *row, DestReceiver *self)
-{
-	AppendReceiver *receiver = (AppendReceiver *) self;
-	TupleTableSlot *slot = receiver->slots[receiver->nslots];
-	HeapTuple tuple;
-	bool owned;
-
-	if (slot == NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(receiver->context);
-
-		slot = table_slot_create(receiver->rel, NULL);
-		receiver->slots[receiver->nslots] = slot;
-		MemoryContextSwitchTo(old);
-	}
-	if (receiver->map == NULL)
-		ExecCopySlot(slot, row);
-	else
-	{
-		execute_attr_map_slot(receiver->map, row, slot);
-		ExecMaterializeSlot(slot);
-	}
-	slot->tts_tableOid = RelationGetRelid(receiver->rel);
-	if (receiver->rel->rd_att->constr != NULL)
-		ExecConstraints(receiver->result, slot, receiver->estate);
-
-	tuple = ExecFetchSlotHeapTuple(slot, false, &owned);
-	receiver->bytes += tuple->t_len;
-	receiver->nslots++;
-	if (receiver->nslots == MAX_ROWS || receiver->bytes >= MAX_BYTES)
-		flush_rows(receiver);
-	return true;
-}
+/* ---- opening and closing ---- */
 
 static AttrNumber
-find_column(TupleDesc query, Form_pg_attribute column)
+find_column(TupleDesc rows, Form_pg_attribute column)
 {
-	for (int i = 0; i < query->natts; i++)
+	for (int i = 0; i < rows->natts; i++)
 	{
-		Form_pg_attribute candidate = TupleDescAttr(query, i);
+		Form_pg_attribute candidate = TupleDescAttr(rows, i);
 
 		if (strcmp(NameStr(candidate->attname), NameStr(column->attname)) == 0 &&
-			candidate->atttypid == column->atttypid)
+			getBaseType(candidate->atttypid) == getBaseType(column->atttypid))
 			return i + 1;
 	}
 	elog(ERROR, "column \"%s\" of the table is not one of the query", NameStr(column->attname));
 	return InvalidAttrNumber;
 }
 
-/*
- * Which column of a query goes into each column of a table.  NULL if they are
- * the same, one by one: so they were made, but a table may have lost columns,
- * and then got others behind.
- */
+/* Whether the columns of rows are those of a table, one by one. */
+static bool
+same_columns(TupleDesc rows, TupleDesc table)
+{
+	bool same = rows->natts == table->natts;
+
+	for (int i = 0; i < table->natts && same; i++)
+		same = !TupleDescAttr(table, i)->attisdropped &&
+			   TupleDescAttr(rows, i)->atttypid == TupleDescAttr(table, i)->atttypid &&
+			   strcmp(NameStr(TupleDescAttr(rows, i)->attname),
+					  NameStr(TupleDescAttr(table, i)->attname)) == 0;
+	return same;
+}
+
+/* Which column of the rows goes into each column of a table, which may have lost some. */
 static AttrMap *
-map_columns(TupleDesc query, TupleDesc table)
+map_columns(TupleDesc rows, TupleDesc table)
 {
 	AttrMap *map = make_attrmap(table->natts);
-	bool same = true;
-	int n = 0;
 
 	for (int i = 0; i < table->natts; i++)
-		same = same && !TupleDescAttr(table, i)->attisdropped;
-	for (int i = 0; i < table->natts; i++)
+		if (!TupleDescAttr(table, i)->attisdropped)
+			map->attnums[i] = find_column(rows, TupleDescAttr(table, i));
+	return map;
+}
+
+KappaAppend *
+kappa_append_open(Oid relid, TupleDesc rows, bool indexed)
+{
+	KappaAppend *append = palloc0(sizeof(KappaAppend));
+	TupleDesc columns;
+
+	append->context = CurrentMemoryContext;
+
+	/* A table in which a replay collects is locked by nobody else. */
+	append->rel = table_open(relid, RowExclusiveLock);
+	columns = RelationGetDescr(append->rel);
+	append->map = same_columns(rows, columns) ? NULL : map_columns(rows, columns);
+
+	append->estate = CreateExecutorState();
+	append->result = makeNode(ResultRelInfo);
+	InitResultRelInfo(append->result, append->rel, 0, NULL, 0);
+	if (indexed)
+		ExecOpenIndices(append->result, false);
+	append->bulk = GetBulkInsertState();
+	append->command = GetCurrentCommandId(true);
+	return append;
+}
+
+void
+kappa_append_close(KappaAppend *append)
+{
+	kappa_append_write(append);
+	kappa_append_clear(append);
+	for (int i = 0; i < KAPPA_APPEND_MAX_ROWS && append->slots[i] != NULL; i++)
+		ExecDropSingleTupleTableSlot(append->slots[i]);
+	FreeBulkInsertState(append->bulk);
+	table_finish_bulk_insert(append->rel, 0);
+	ExecCloseIndices(append->result);
+	FreeExecutorState(append->estate);
+	table_close(append->rel, NoLock);
+	pfree(append);
+}
+
+/* ---- rows ---- */
+
+void
+kappa_append_write(KappaAppend *append)
+{
+	MemoryContext old;
+
+	if (append->nslots == 0)
+		return;
+
+	/* It leaves memory behind. */
+	old = MemoryContextSwitchTo(GetPerTupleMemoryContext(append->estate));
+	table_multi_insert(append->rel, append->slots, append->nslots,
+					   append->command, 0, append->bulk);
+	MemoryContextSwitchTo(old);
+
+	for (int i = 0; i < append->nslots && append->result->ri_NumIndices > 0; i++)
+		kappa_insert_index_tuples(append->result, append->slots[i], append->estate);
+	ResetPerTupleExprContext(append->estate);
+}
+
+void
+kappa_append_clear(KappaAppend *append)
+{
+	for (int i = 0; i < append->nslots; i++)
+		ExecClearTuple(append->slots[i]);
+	append->nslots = 0;
+	append->bytes = 0;
+}
+
+TupleTableSlot *
+kappa_append_add(KappaAppend *append, TupleTableSlot *row)
+{
+	TupleTableSlot *slot = append->slots[append->nslots];
+	HeapTuple tuple;
+	bool owned;
+
+	if (slot == NULL)
 	{
-		Form_pg_attribute column = TupleDescAttr(table, i);
+		MemoryContext old = MemoryContextSwitchTo(append->context);
 
-		if (column->attisdropped)
-			continue;
-		if (!same)
-			map->attnums[i] = find_column(query, column);
-		else if (i < query->natts && TupleDescAttr(query, i)->atttypid != column->atttypid)
-			elog(ERROR, "column %d of the query has type %u, of the table %u", i + 1,
-				 TupleDescAttr(query, i)->atttypid, column->atttypid);
-		n++;
+		slot = table_slot_create(append->rel, NULL);
+		append->slots[append->nslots] = slot;
+		MemoryContextSwitchTo(old);
 	}
-	if (n != query->natts)
-		elog(ERROR, "a query of %d columns cannot be inserted into a table of %d",
-			 query->natts, n);
-	return same ? NULL : map;
+	if (append->map == NULL)
+		ExecCopySlot(slot, row);
+	else
+	{
+		execute_attr_map_slot(append->map, row, slot);
+		ExecMaterializeSlot(slot);
+	}
+	slot->tts_tableOid = RelationGetRelid(append->rel);
+	if (append->rel->rd_att->constr != NULL)
+		ExecConstraints(append->result, slot, append->estate);
+
+	tuple = ExecFetchSlotHeapTuple(slot, false, &owned);
+	append->bytes += tuple->t_len;
+	append->nslots++;
+	return slot;
+}
+
+bool
+kappa_append_is_full(const KappaAppend *append)
+{
+	return append->nslots == KAPPA_APPEND_MAX_ROWS || append->bytes >= MAX_BYTES;
+}
+
+/* ---- as the receiver of a query ---- */
+
+typedef struct AppendReceiver
+{
+	DestReceiver pub;
+	Oid relid;
+	KappaAppend *append; /* while the query runs */
+} AppendReceiver;
+
+static bool
+receive_row(TupleTableSlot *row, DestReceiver *self)
+{
+	KappaAppend *append = ((AppendReceiver *) self)->append;
+
+	(void) kappa_append_add(append, row);
+	if (kappa_append_is_full(append))
+	{
+		kappa_append_write(append);
+		kappa_append_clear(append);
+	}
+	return true;
 }
 
 static void
 start_receiver(DestReceiver *self, int operation, TupleDesc type)
 {
 	AppendReceiver *receiver = (AppendReceiver *) self;
-	TupleDesc columns;
 
-	receiver->context = CurrentMemoryContext;
-
-	/* A table in which a replay collects is locked by nobody else. */
-	receiver->rel = table_open(receiver->target, RowExclusiveLock);
-	columns = RelationGetDescr(receiver->rel);
-	receiver->map = map_columns(type, columns);
-
-	receiver->estate = CreateExecutorState();
-	receiver->result = makeNode(ResultRelInfo);
-	InitResultRelInfo(receiver->result, receiver->rel, 0, NULL, 0);
-	ExecOpenIndices(receiver->result, false);
-	receiver->bulk = GetBulkInsertState();
-	receiver->command = GetCurrentCommandId(true);
-	receiver->nslots = 0;
-	receiver->bytes = 0;
-	memset(receiver->slots, 0, sizeof(receiver->slots));
+	receiver->append = kappa_append_open(receiver->relid, type, true);
 }
 
 static void
 finish_receiver(DestReceiver *self)
 {
-	AppendReceiver *receiver = (AppendReceiver *) self;
-
-	flush_rows(receiver);
-	for (int i = 0; i < MAX_ROWS && receiver->slots[i] != NULL; i++)
-		ExecDropSingleTupleTableSlot(receiver->slots[i]);
-	FreeBulkInsertState(receiver->bulk);
-	table_finish_bulk_insert(receiver->rel, 0);
-	ExecCloseIndices(receiver->result);
-	FreeExecutorState(receiver->estate);
-	table_close(receiver->rel, NoLock);
+	kappa_append_close(((AppendReceiver *) self)->append);
 }
 
 static void
@@ -243,7 +275,7 @@ destroy_receiver(DestReceiver *self)
 }
 
 DestReceiver *
-kappa_append_create_receiver(Oid target)
+kappa_append_create_receiver(Oid relid)
 {
 	AppendReceiver *receiver = palloc0(sizeof(AppendReceiver));
 
@@ -252,6 +284,6 @@ kappa_append_create_receiver(Oid target)
 	receiver->pub.rShutdown = finish_receiver;
 	receiver->pub.rDestroy = destroy_receiver;
 	receiver->pub.mydest = DestNone;
-	receiver->target = target;
+	receiver->relid = relid;
 	return &receiver->pub;
 }

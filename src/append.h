@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * append.h
- *	  Insert the rows of a query into a table, many at a time
+ *	  Insert rows into a table, many at a time
  *
  * IDENTIFICATION
  *	  src/append.h
@@ -11,6 +11,7 @@
 #ifndef KAPPA_APPEND_H
 #define KAPPA_APPEND_H
 
+#include "executor/tuptable.h"
 #include "tcop/dest.h"
 
 /*
@@ -21,11 +22,30 @@
 extern bool kappa_append_is_possible(Oid target);
 
 /*
- * A receiver that inserts all rows of one execution of a query, whose columns
- * are those of the table, in their order.  As COPY does, and unlike INSERT, it
- * writes many rows into a page at once and logs them together.  No privileges
- * are checked.
+ * A table to which rows are appended.  As COPY does, and unlike INSERT, it
+ * writes many of them into a page at once and logs them together.  No
+ * privileges are checked.  rows: has the table's columns, by name and type, and
+ * may have others.  indexed: false if the caller is going to build the indexes
+ * anew in the same transaction, so that nobody sees them without the rows.
  */
-extern DestReceiver *kappa_append_create_receiver(Oid target);
+typedef struct KappaAppend KappaAppend;
+
+#define KAPPA_APPEND_MAX_ROWS 1000
+
+extern KappaAppend *kappa_append_open(Oid relid, TupleDesc rows, bool indexed);
+extern void kappa_append_close(KappaAppend *append);
+
+/*
+ * Add a row; when it is full, write what was added, and then clear it.  The
+ * slot that is returned holds the table's row, and after it was written knows
+ * where that is, until it is cleared.
+ */
+extern TupleTableSlot *kappa_append_add(KappaAppend *append, TupleTableSlot *row);
+extern bool kappa_append_is_full(const KappaAppend *append);
+extern void kappa_append_write(KappaAppend *append);
+extern void kappa_append_clear(KappaAppend *append);
+
+/* A receiver that appends all rows of one execution of a query. */
+extern DestReceiver *kappa_append_create_receiver(Oid relid);
 
 #endif /* KAPPA_APPEND_H */

@@ -139,6 +139,13 @@ kappa_update_index_tuples(ResultRelInfo *result, TupleTableSlot *slot, EState *e
 				false, check_rights, true, false, true)
 #endif
 
+/* 17 tells event triggers of a statement. */
+#if PG_VERSION_NUM < 170000
+#define kappa_reindex_relation(relid, flags, params) reindex_relation(relid, flags, params)
+#else
+#define kappa_reindex_relation(relid, flags, params) reindex_relation(NULL, relid, flags, params)
+#endif
+
 /* 16 says "locator" where 15 said "node". */
 #if PG_VERSION_NUM < 160000
 #define rd_firstRelfilelocatorSubid rd_firstRelfilenodeSubid

@@ -53,6 +53,7 @@
 #include "fill_run.h"
 #include "kappa.h"
 #include "launcher.h"
+#include "load.h"
 #include "rebuild.h"
 #include "rebuild_run.h"
 #include "view_fill.h"
@@ -303,12 +304,27 @@ replay_stretch(KappaApplier *applier, const KappaFill *fill, List *ranges)
 
 /* ---- the end ---- */
 
+/*
+ * Make one row of all partial results of a key.  The tables are empty, so that
+ * rows need only be written, if nothing else wants to hear of each of them.
+ */
 static uint64
 merge_staging(KappaApplier *applier, void *arg)
 {
-	char *sql = get_statements(applier, *(Oid *) arg)->merge;
-	int rc = SPI_execute(sql, false, 0);
+	KappaFillStatements *statements = get_statements(applier, *(Oid *) arg);
+	Oid companion = kappa_apply_get_version(applier)->companion;
+	int rc;
 
+	if (statements->load != NULL && kappa_append_is_possible(applier->target))
+	{
+		SPIExecuteOptions options = {
+			.dest = kappa_load_create_receiver(applier->target, companion, applier->live)
+		};
+
+		rc = SPI_execute_extended(statements->load, &options);
+	}
+	else
+		rc = SPI_execute(statements->merge, false, 0);
 	if (rc < 0)
 		elog(ERROR, "merge of view \"%s\" failed: %s", applier->name,
 			 SPI_result_code_string(rc));
@@ -331,6 +347,7 @@ finish(KappaApplier *applier, KappaFill *fill)
 		/* How many groups there are decides about the plan. */
 		kappa_definition_analyze_table(fill->staging);
 		(void) kappa_apply_run(applier, merge_staging, &fill->staging);
+		kappa_definition_analyze_table(applier->target);
 		memcpy(next, applier->next_offset, applier->npartitions * sizeof(int64));
 		kappa_fill_get_ends(fill->view, fill->version, next, applier->npartitions);
 		kappa_apply_store_position(applier, next);

@@ -467,20 +467,44 @@ make_merged(const KappaShape *shape)
 	return buf.data;
 }
 
-char *
-kappa_merge_make_placed(const KappaShape *shape, const KappaMergeParts *parts)
+static char *
+make_rows_of_states(const KappaMergeParts *parts, const char *merged)
 {
 	StringInfoData buf;
 
-	if (parts->placed == NULL)
-		return NULL;
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "WITH %s AS ( -- states of the batch, with what was known\n%s\n)\n%s",
-					 quote_identifier(KAPPA_MERGED), kappa_text_indent(make_merged(shape)),
-					 parts->placed);
+					 quote_identifier(KAPPA_MERGED), kappa_text_indent(merged), parts->placed);
 	if (parts->placed_hidden != NULL)
 		appendStringInfo(&buf, "\nUNION ALL\n%s", parts->placed_hidden);
 	return buf.data;
+}
+
+char *
+kappa_merge_make_placed(const KappaShape *shape, const KappaMergeParts *parts)
+{
+	return parts->placed == NULL ? NULL : make_rows_of_states(parts, make_merged(shape));
+}
+
+/*
+ * The same where nothing is known of any key.  What stands for a place is none;
+ * load.c replaces it.
+ */
+static char *
+make_first_merged(const KappaShape *shape, const char *delta)
+{
+	return psprintf("SELECT d.*,\n  NULL::pg_catalog.tid AS %s, '(0,0)'::pg_catalog.tid AS %s\n"
+					"FROM (\n%s\n) AS d\nORDER BY %s",
+					quote_identifier(KAPPA_COLUMN_STORED), quote_identifier(KAPPA_COLUMN_SHOWN),
+					kappa_text_indent(delta), kappa_text_key(shape, "d"));
+}
+
+char *
+kappa_merge_make_load(const KappaShape *shape, const KappaMergeParts *parts)
+{
+	if (parts->placed == NULL)
+		return kappa_merge_make_ordered_delta(shape, parts->delta);
+	return make_rows_of_states(parts, make_first_merged(shape, parts->delta));
 }
 
 /* ---- the whole ---- */

@@ -40,7 +40,10 @@ extern char *kappa_merge_make_ordered_delta(const KappaShape *shape, const char 
  */
 extern char *kappa_merge_make_placed(const KappaShape *shape, const KappaMergeParts *parts);
 
-/* Likewise for what is there before any message, into empty tables. */
+/* The rows that load.h is to write. */
+extern char *kappa_merge_make_load(const KappaShape *shape, const KappaMergeParts *parts);
+
+/* One statement for what is there before any message, into empty tables. */
 extern char *kappa_merge_make_birth(const KappaShape *shape, const KappaMergeParts *parts);
 
 #endif /* KAPPA_VIEW_MERGE_H */

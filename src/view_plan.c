@@ -81,6 +81,8 @@ kappa_plan_fill(Query *definition, const KappaShape *shape, Oid target, Oid comp
 	parts.delta = kappa_fill_make_delta(shape, kappa_definition_relation_name(staging));
 	set_final_parts(&parts, definition, shape, false);
 	statements->merge = kappa_merge_make(shape, &parts);
+	if (shape->key != NIL)
+		statements->load = kappa_merge_make_load(shape, &parts);
 	return statements;
 }
 

@@ -57,7 +57,10 @@ extern List *kappa_plan_staging_ddl(const KappaShape *shape, const char *qualifi
 typedef struct KappaFillStatements
 {
 	char *delta; /* the query over a stretch of the log: a SELECT */
-	char *merge; /* what is in the staging table, merged; NULL without one */
+
+	/* What becomes of the staging table; without one NULL. */
+	char *load;  /* rows for load.h: a SELECT; NULL if they have no key */
+	char *merge; /* the same as one statement that writes them */
 } KappaFillStatements;
 
 extern KappaFillStatements *kappa_plan_fill(Query *definition, const KappaShape *shape,

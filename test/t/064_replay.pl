@@ -80,6 +80,27 @@ foreach my $partitions (1, 3, 12)
 is(replays(), 3 * keys %queries, 'all of them were replayed');
 is(state_objects(), '0 0 0', 'nothing is left behind');
 
+# ---- A table that wants to hear of each row. ----
+
+sql(q(CREATE TABLE seen (shop text, n bigint);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO public.seen VALUES (NEW.shop, NEW.n); RETURN NEW; END$$;
+BEGIN;
+SELECT kappa.create_view('noted', 'SELECT shop, count(*) AS n FROM sales3 GROUP BY shop');
+CREATE TRIGGER note AFTER INSERT ON noted FOR EACH ROW EXECUTE FUNCTION note();
+COMMIT));
+is(sql("SELECT kappa.wait_for('noted')"), 't', 'a view with a trigger');
+is(sql('SELECT count(*), sum(n) FROM seen'), '7|3100', 'its trigger has seen all rows');
+ok_view($node, 'noted');
+
+# ---- What a replay leaves: tables as a worker would have them. ----
+
+sql(q(SELECT kappa.create_view('frequent', 'SELECT shop, part, avg(amount) AS a FROM sales3 GROUP BY 1, 2 HAVING count(*) > 140')));
+is(sql("SELECT kappa.wait_for('frequent')"), 't', 'a view that does not show all of its groups');
+is(sql("SELECT count(*) FROM pg_class WHERE oid IN ('per_shop_3'::regclass, 'frequent'::regclass) AND reltuples >= 0"), 2, 'with statistics');
+is(sql(q(SELECT count(*) FILTER (WHERE s."kappa shown" <> t.ctid OR t.ctid IS NULL AND s."kappa shown" <> '(0,0)'), count(*) - count(t.ctid) > 0, count(t.ctid) > 0, count(*) FILTER (WHERE t.shop IS NULL AND t.ctid IS NOT NULL) > 0
+FROM kappa_state.frequent_v1_state s LEFT JOIN frequent t ON (t.shop, t.part) IS NOT DISTINCT FROM (s.shop, s.part))), '0|t|t|t', 'with places');
+ok_view($node, 'frequent');
+
 # ---- Changelogs: rows that change, go, come back, and move out of the view. ----
 
 sub user
