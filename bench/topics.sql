@@ -1,5 +1,4 @@
--- The benchmark's tables.  psql variables: brokers, work (a folder that has
--- the events as events.json, and gets events.csv).
+-- The benchmark's topics.  psql variable: brokers.
 
 CREATE EXTENSION kappa;
 
@@ -27,13 +26,3 @@ CREATE FOREIGN TABLE users (
 
 CREATE FOREIGN TABLE pings (seq integer)
     SERVER events OPTIONS (topic 'pings', format 'json');
-
--- What people do without kappa: the messages as they come, in a heap.
-CREATE TABLE messages (m jsonb);
-
-\set json :work /events.json
-\set csv :work /events.csv
-COPY messages FROM :'json';
-SELECT format($$COPY (SELECT m ->> 'user_id', m ->> 'page', m ->> 'country',
-        m ->> 'amount', m ->> 'ts', m ->> 'session' FROM messages)
-    TO %L (FORMAT csv)$$, :'csv') \gexec

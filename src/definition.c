@@ -54,6 +54,7 @@
 #include "definition.h"
 #include "fdw_options.h"
 #include "fill_run.h"
+#include "guard.h"
 #include "kappa.h"
 #include "view_callees.h"
 #include "view_flatten.h"
@@ -625,16 +626,30 @@ kappa_definition_depend(Oid dependent, Oid view)
 	recordDependencyOn(&from, &to, DEPENDENCY_AUTO);
 }
 
-void
-kappa_definition_analyze_table(Oid relid)
+static void
+run_on_table(const char *command, Oid relid)
 {
 	KappaCatalogScope scope;
-	char *sql = psprintf("ANALYZE %s", kappa_definition_relation_name(relid));
+	char *sql = psprintf("%s %s", command, kappa_definition_relation_name(relid));
 
 	kappa_catalog_enter(&scope);
 	if (SPI_execute(sql, false, 0) < 0)
 		elog(ERROR, "could not run: %s", sql);
 	kappa_catalog_leave(&scope);
+}
+
+void
+kappa_definition_analyze_table(Oid relid)
+{
+	run_on_table("ANALYZE", relid);
+}
+
+void
+kappa_definition_truncate(Oid relid)
+{
+	kappa_guard_permit(relid);
+	run_on_table("TRUNCATE", relid);
+	kappa_guard_permit(InvalidOid);
 }
 
 void

@@ -52,8 +52,9 @@ extern void kappa_definition_run_ddl(List *statements);
 /* Make an object (a relation) go away with the view's table; again is no harm. */
 extern void kappa_definition_depend(Oid dependent, Oid view);
 
-/* ANALYZE a table, as kappa. */
+/* ANALYZE a table, as kappa; TRUNCATE a version's. */
 extern void kappa_definition_analyze_table(Oid relid);
+extern void kappa_definition_truncate(Oid relid);
 
 /* Drop a relation that belongs to kappa, whoever is allowed to; again is no harm. */
 extern void kappa_definition_drop_relation(Oid relid, DropBehavior behavior);

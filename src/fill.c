@@ -11,11 +11,11 @@
  * offsets.  A process that dies takes nothing with it but the seconds since its
  * last commit, and whoever comes next goes on from there.
  *
- * The rows of a plain query go into the version's own table, and its position
- * moves with them.  Others are partial results: they go into a staging table
- * without an index, to be made one row per key when all ranges are done; the
- * transaction that does that moves the position to the end of the ranges.
- * From there a worker goes on.
+ * The rows of a plain query go into the version's own table.  Where people read
+ * it, the position moves with them, which allows of one range for a partition.
+ * Other rows are partial results: they go into a staging table without an index,
+ * to be made one row per key when all ranges are done.  The transaction that
+ * finds them done moves the position to their end.  From there a worker goes on.
  *
  * What fails here because of a message or of the query, is left to a worker,
  * too: it meets the same, and knows what to do.
@@ -90,6 +90,24 @@ static int64 messages_read;
 static uint64 rows_made;
 static uint64 time_taken; /* us */
 
+/* ---- settings ---- */
+
+static void
+set_parallelism(int nworkers)
+{
+	SetConfigOption("max_parallel_workers_per_gather", psprintf("%d", nworkers), PGC_SUSET,
+					PGC_S_OVERRIDE);
+}
+
+/* Memory for groups is what maintenance may take; processes are the parallelism. */
+static void
+set_resources(void)
+{
+	SetConfigOption("work_mem", psprintf("%dkB", maintenance_work_mem), PGC_SUSET,
+					PGC_S_OVERRIDE);
+	set_parallelism(0);
+}
+
 /* ---- handing over ---- */
 
 /* Messages that are left; -1 if something has been applied already. */
@@ -116,6 +134,17 @@ choose_pieces(const KappaApplier *applier, const int64 *end)
 	for (int p = 0; p < applier->npartitions; p++)
 		nparts += end[p] > applier->next_offset[p];
 	return (2 * kappa_rebuild_workers + nparts - 1) / Max(nparts, 1);
+}
+
+/*
+ * Whether the rows are where people read them: then the position has to say at
+ * all times which messages they are of.  It can, if each partition is read from
+ * its start on.
+ */
+static bool
+is_read(const KappaApplier *applier, Oid staging)
+{
+	return applier->live && !OidIsValid(staging);
 }
 
 static void
@@ -173,6 +202,7 @@ bool
 kappa_fill_begin(KappaApplier *applier, const int64 *end)
 {
 	KappaFill *fill = kappa_fill_get(applier->view, applier->version);
+	Oid staging = InvalidOid;
 	Query *definition;
 	KappaShape *shape;
 	bool staged;
@@ -190,9 +220,10 @@ kappa_fill_begin(KappaApplier *applier, const int64 *end)
 
 	/* From here on the position says what was a symbolic start. */
 	kappa_apply_store_position(applier, applier->next_offset);
-	kappa_fill_insert(applier->view, applier->version,
-					  staged ? create_staging(applier, shape) : InvalidOid);
-	insert_ranges(applier, end, staged ? choose_pieces(applier, end) : 1);
+	if (staged)
+		staging = create_staging(applier, shape);
+	kappa_fill_insert(applier->view, applier->version, staging);
+	insert_ranges(applier, end, is_read(applier, staging) ? 1 : choose_pieces(applier, end));
 	KAPPA_FAULT(REPLAY_PLANNED, applier->view);
 	return true;
 }
@@ -261,7 +292,7 @@ choose_stretch(const KappaApplier *applier, const KappaFill *fill, List *ranges)
 }
 
 static void
-store_ranges(const KappaFill *fill, List *ranges)
+store_ranges(const KappaApplier *applier, const KappaFill *fill, List *ranges)
 {
 	ListCell *lc;
 
@@ -270,7 +301,7 @@ store_ranges(const KappaFill *fill, List *ranges)
 		KappaFillRange *range = lfirst(lc);
 
 		kappa_fill_advance(fill->view, fill->version, range);
-		if (!OidIsValid(fill->staging))
+		if (is_read(applier, fill->staging))
 			kappa_fill_move_position(fill->view, fill->version, range->part,
 									 range->next_offset);
 	}
@@ -295,7 +326,7 @@ replay_stretch(KappaApplier *applier, const KappaFill *fill, List *ranges)
 
 	rows_made = kappa_apply_run(applier, run_stretch, choose_stretch(applier, fill, ranges));
 	time_taken = GetCurrentTimestamp() - start;
-	store_ranges(fill, ranges);
+	store_ranges(applier, fill, ranges);
 	KAPPA_FAULT(REPLAY_STRETCHED, fill_view);
 	if (!applier->live)
 		kappa_rebuild_run_add_messages(fill->view, fill->version, messages_read);
@@ -342,15 +373,19 @@ finish(KappaApplier *applier, KappaFill *fill)
 	kappa_fill_get_progress(fill->view, fill->version, &progress);
 	kappa_catalog_add_event(fill->view, "replayed", fill->version, NULL,
 							psprintf(INT64_FORMAT " messages", progress.messages));
-	if (OidIsValid(fill->staging))
+	if (!is_read(applier, fill->staging))
 	{
-		/* How many groups there are decides about the plan. */
-		kappa_definition_analyze_table(fill->staging);
-		(void) kappa_apply_run(applier, merge_staging, &fill->staging);
-		kappa_definition_analyze_table(applier->target);
 		memcpy(next, applier->next_offset, applier->npartitions * sizeof(int64));
 		kappa_fill_get_ends(fill->view, fill->version, next, applier->npartitions);
 		kappa_apply_store_position(applier, next);
+	}
+	if (OidIsValid(fill->staging))
+	{
+		/* How many groups there are decides about the plan; other processes have nothing to do. */
+		kappa_definition_analyze_table(fill->staging);
+		set_parallelism(kappa_rebuild_workers - 1);
+		(void) kappa_apply_run(applier, merge_staging, &fill->staging);
+		kappa_definition_analyze_table(applier->target);
 	}
 	kappa_fill_delete(fill->view, fill->version);
 	kappa_definition_drop_relation(fill->staging, DROP_RESTRICT);
@@ -487,6 +522,16 @@ note_success(void)
 	CommitTransactionCommand();
 }
 
+/* Rows that the position does not speak of go. */
+static void
+forget_rows(const KappaFill *fill)
+{
+	KappaVersion *version = kappa_catalog_get_version(fill->view, fill->version);
+
+	if (version != NULL && !version->live && !OidIsValid(fill->staging))
+		kappa_definition_truncate(version->target);
+}
+
 /* A worker shall read on from the position.  False if somebody else is about to see to it. */
 static bool
 give_up(void)
@@ -498,6 +543,7 @@ give_up(void)
 	if (fill != NULL && fill->active)
 	{
 		kappa_fill_abandon(fill_view, fill_version);
+		forget_rows(fill);
 		kappa_definition_drop_relation(fill->staging, DROP_RESTRICT);
 		kappa_shmem_wake_at_commit();
 	}
@@ -548,15 +594,6 @@ attempt_turn(void)
 
 /* ---- the process ---- */
 
-/* Memory for groups is what maintenance may take; processes are the parallelism. */
-static void
-set_memory(void)
-{
-	SetConfigOption("work_mem", psprintf("%dkB", maintenance_work_mem), PGC_SUSET,
-					PGC_S_OVERRIDE);
-	SetConfigOption("max_parallel_workers_per_gather", "0", PGC_SUSET, PGC_S_OVERRIDE);
-}
-
 static void
 init_filler(void)
 {
@@ -606,7 +643,7 @@ kappa_filler_main(Datum arg)
 			proc_exit(0);
 		MemoryContextReset(FillerContext);
 		MemoryContextSwitchTo(FillerContext);
-		set_memory();
+		set_resources();
 		result = attempt_turn();
 		if (result == FILL_DONE)
 			proc_exit(0);

@@ -40,6 +40,9 @@ sub state_objects
 	  . sql('SELECT count(*) FROM kappa.fill') . ' ' . sql('SELECT count(*) FROM kappa.fill_range');
 }
 
+# Slowly: so many messages in a second.
+sub slowly { sql("ALTER SYSTEM SET kappa.replay_rate = $_[0]"); sql('SELECT pg_reload_conf()'); return }
+
 # ---- All kinds, from one partition and from many. ----
 
 my %queries = (
@@ -147,14 +150,32 @@ foreach my $name (qw(log per_shop having last_sale users one_shop))
 }
 is(state_objects(), '0 0 0', 'nothing is left behind');
 
+# Of rows that nobody reads yet, one partition is read in several places at once.
+slowly(300);
+sql("SELECT kappa.rebuild('log_1')");
+ok(wait_for($node, 'SELECT count(*) > 1 FROM kappa.fill_range WHERE next_offset > start_offset'), 'one partition is read in several places');
+verified($node, 'log_1', name => 'the view is as it was');
+slowly(0);
+is(sql("SELECT kappa.wait_for_rebuild('log_1', '1 min')"), 't', 'rebuild of log over one partition');
+ok_view($node, 'log_1');
+
+# When it is given up, what was written goes: a worker writes it again.
+sql(q(CREATE TABLE weights (id int PRIMARY KEY, w int); INSERT INTO weights VALUES (3000, 4);
+SELECT kappa.create_view('shares', 'SELECT s.id, 100 / w.w AS x FROM sales1 s LEFT JOIN weights w USING (id)')));
+is(sql("SELECT kappa.wait_for('shares')"), 't', 'a view with a lookup');
+sql('UPDATE weights SET w = 0');
+sql("SELECT kappa.rebuild('shares')");
+ok(wait_for($node, "SELECT count(*) = 1 FROM kappa.fill WHERE NOT active"), 'a replay that fails is given up');
+is(sql("SELECT kappa.wait_for_rebuild('shares', '1 min')"), 't', 'a worker goes on');
+verified($node, 'shares', name => 'nothing is there twice');
+sql("SELECT kappa.drop_view('shares')");
+is(state_objects(), '0 0 0', 'nothing is left behind');
+
 # ---- A long one: killed, paused, sought, dropped, cancelled. ----
 
 create_topic('long', partitions => 4);
 produce('long', [ map { sale($_) } 1 .. 20_000 ]);
 sql(q(CREATE FOREIGN TABLE long (id int, shop text, amount numeric, at timestamptz, tags text[]) SERVER events OPTIONS (topic 'long', format 'json')));
-
-# Slowly: so many messages in a second.
-sub slowly { sql("ALTER SYSTEM SET kappa.replay_rate = $_[0]"); sql('SELECT pg_reload_conf()'); return }
 
 sub make_long
 {
@@ -195,7 +216,9 @@ is(state_objects(), '0 0 0', 'nothing is left behind');
 slowly(2000);
 make_long('long_log', $append);
 verified($node, 'long_log', name => 'what has been replayed is what the position says');
-kill('KILL', sql("SELECT min(pid) FROM pg_stat_activity WHERE backend_type = 'kappa replay'"));
+my $victim = sql("SELECT min(pid) FROM pg_stat_activity WHERE backend_type = 'kappa replay'");
+kill('KILL', $victim) if $victim;
+ok(wait_for($node, "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = " . ($victim || 0)), 'a crash');
 ok(wait_for($node, "SELECT count(*) > 0 FROM kappa.fill"), 'it is there after a crash');
 slowly(0);
 is(sql("SELECT kappa.wait_for('long_log', '1 min')"), 't', 'and ends');

@@ -33,9 +33,9 @@ is(sql("SELECT kappa.wait_for('$_')"), 't', "$_ is up to date") foreach @views;
 # What is found, and what plain PostgreSQL says of the same rows.
 sub found
 {
-	my ($view, $row, $where, $name) = @_;
+	my ($view, $row, $where, $name, $topic) = @_;
 	my $found = "SELECT part, pos FROM kappa.messages_of('$view', '$row')";
-	my $wanted = "SELECT part, pos FROM sales WHERE $where";
+	my $wanted = "SELECT part, pos FROM " . ($topic // 'sales') . " WHERE $where";
 
 	cmp_ok(sql("SELECT count(*) FROM ($found) q"), '>', 0, "$name: some");
 	return is(sql("SELECT count(*) FROM (($found EXCEPT ALL $wanted) UNION ALL ($wanted EXCEPT ALL $found)) q"), 0, "$name: these");
@@ -49,7 +49,25 @@ found('log', '{"amount": 12.50}', 'id = 50', 'a value');
 found('tagged', '{"tag": "b"}', 'true', 'a message that gives several rows');
 found('last_sale', '{"shop": "shop 1"}', "shop = 'shop 1'", 'all of a key');
 found('last_sale', '{"shop": "shop 1", "id": 196}', 'id = 196', 'the one that is shown');
+found('last_sale', '{"shop": null}', 'shop IS NULL', 'all of the key NULL');
 found('per_region', '{"name": "south"}', "shop = 'shop 2'", 'through a lookup');
+# A changelog: the latest message of each key, as in the view.
+create_topic('users', partitions => 3);
+produce('users', [ map { { key => $_, value => { name => "user $_", country => 'DE' } } } 1 .. 30 ]);
+produce('users', [ map { { key => $_, value => { name => "user $_", country => $_ % 2 ? 'DE' : 'FR' } } } 1 .. 10 ]);
+produce('users', [ { key => 5, value => undef } ]);
+sql(q(
+CREATE FOREIGN TABLE users (user_id int OPTIONS (key 'true', metadata 'key'), name text, country text, part int OPTIONS (metadata 'partition'), pos bigint OPTIONS (metadata 'offset'))
+	SERVER events OPTIONS (topic 'users', format 'json');
+SELECT kappa.create_view('germans', $$SELECT user_id, upper(name) AS name FROM users WHERE country = 'DE'$$);
+));
+is(sql("SELECT kappa.wait_for('germans')"), 't', 'germans is up to date');
+found('germans', '{"user_id": 3}', 'user_id = 3', 'a key', 'users');
+found('germans', '{"name": "USER 20"}', 'user_id = 20', 'an expression over a changelog', 'users');
+found('germans', '{}', "country = 'DE'", 'all of a changelog', 'users');
+is(sql(qq(SELECT count(*) FROM kappa.messages_of('germans', '{"user_id": $_}'))), 0, "user $_ is not in the view") foreach 4, 5;
+ok_view($node, 'germans');
+
 is(sql(q(SELECT message ->> 'shop', message ->> 'amount' FROM kappa.messages_of('log', '{"id": 9}'))), 'shop 4|2.25', 'with the row of the topic');
 is(sql(q(SELECT count(*) FROM kappa.messages_of('log', '{}', max_rows => 3))), 3, 'no more than asked for');
 
