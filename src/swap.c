@@ -71,15 +71,19 @@ set_timeout(const char *name, int ms)
 
 /*
  * Lock a table with all that will be exchanged with it.  Its indexes and its
- * toast table may be locked on their own, by autovacuum for one.
+ * toast table may be locked on their own, by autovacuum for one.  False if it
+ * has been dropped.
  */
-static void
+static bool
 lock_with_parts(Oid relid)
 {
-	Relation rel = relation_open(relid, AccessExclusiveLock);
-	Oid toastid = rel->rd_rel->reltoastrelid;
+	Relation rel = try_relation_open(relid, AccessExclusiveLock);
+	Oid toastid;
 	ListCell *lc;
 
+	if (rel == NULL)
+		return false;
+	toastid = rel->rd_rel->reltoastrelid;
 	foreach(lc, RelationGetIndexList(rel))
 		LockRelationOid(lfirst_oid(lc), AccessExclusiveLock);
 	if (OidIsValid(toastid))
@@ -88,12 +92,14 @@ lock_with_parts(Oid relid)
 		(void) toast_get_valid_index(toastid, AccessExclusiveLock);
 	}
 	relation_close(rel, NoLock);
+	return true;
 }
 
 /*
  * An autovacuum gives way to whoever waits for its lock for deadlock_timeout,
  * which is far longer than readers shall queue behind us; so that is made
- * shorter, too.
+ * shorter, too.  Somebody who drops the view may wait for a row of kappa's that
+ * the caller has locked: that deadlock is but a lock that is not to be had.
  */
 bool
 kappa_swap_lock(List *relids, int lock_timeout_ms)
@@ -112,9 +118,12 @@ kappa_swap_lock(List *relids, int lock_timeout_ms)
 		set_timeout("lock_timeout", lock_timeout_ms);
 		set_timeout("deadlock_timeout", lock_timeout_ms / 2);
 		foreach(lc, relids)
-			lock_with_parts(lfirst_oid(lc));
+			locked = lock_with_parts(lfirst_oid(lc)) && locked;
 		AtEOXact_GUC(true, guc_level);
-		ReleaseCurrentSubTransaction();
+		if (locked)
+			ReleaseCurrentSubTransaction();
+		else
+			RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
@@ -122,7 +131,8 @@ kappa_swap_lock(List *relids, int lock_timeout_ms)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE &&
+			error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
 			PG_RE_THROW();
 		FlushErrorState();
 		FreeErrorData(error);

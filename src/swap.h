@@ -17,7 +17,8 @@
 /*
  * Lock relations in ACCESS EXCLUSIVE mode, in the order of the list, with
  * their indexes and toast tables; wait at most lock_timeout_ms for each single
- * lock.  False if one was not to be had in time: then none is held.  Name the
+ * lock.  False if one was not to be had in time, or is of a relation that has
+ * been dropped: then none is held.  Name the
  * tables that people read last: who waits for another lock must not block
  * them.
  */
