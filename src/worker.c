@@ -39,6 +39,7 @@
 #include "utils/timestamp.h"
 
 #include "compat.h"
+#include "definition.h"
 #include "deliver.h"
 #include "fdw_options.h"
 #include "fill.h"
@@ -103,10 +104,11 @@ kappa_worker_describe_error(const ErrorData *error)
 static void
 log_failure(KappaServed *served, const ErrorData *error, const char *what)
 {
+	const char *name = served->applier != NULL ? served->applier->name : served->name;
+
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
-			 errmsg("view \"%s\" %s: %s",
-					served->applier != NULL ? served->applier->name : "?", what, error->message),
+			 errmsg("view \"%s\" %s: %s", name != NULL ? name : "?", what, error->message),
 			 error->detail ? errdetail_internal("%s", error->detail) : 0,
 			 error->hint ? errhint("%s", error->hint) : 0,
 			 error->context ? errcontext("%s", error->context) : 0));
@@ -233,9 +235,13 @@ static void
 check_presence_step(void *arg)
 {
 	PresenceStep *step = arg;
+	KappaServed *served = step->served;
 
 	StartTransactionCommand();
-	step->gone = kappa_catalog_get_version(step->served->view, step->served->version) == NULL;
+	step->gone = kappa_catalog_get_version(served->view, served->version) == NULL;
+	if (!step->gone && served->name == NULL)
+		served->name = MemoryContextStrdup(served->context,
+										   kappa_definition_relation_name(served->view));
 	CommitTransactionCommand();
 }
 

@@ -38,6 +38,7 @@ typedef struct KappaServed
 	int slot;              /* in shared memory */
 	Oid view;
 	int32 version;
+	const char *name;           /* for the log; NULL until it has failed while it was not open */
 	KappaApplier *applier;      /* NULL while it is not open */
 	struct KappaSource *source; /* NULL likewise */
 	bool with_headers;          /* reads the messages' headers */

@@ -204,6 +204,7 @@ is(sql(q(SELECT count(*), count(*) FILTER (WHERE w <> 'before') FROM gate)), "$a
 sql(q(SELECT kappa.rebuild('gate')));
 is(sql(q(SELECT kappa.wait_for_rebuild('gate', '1 min'))), 't', 'it is built anew');
 ok_view($node, 'gate', name => 'as the function says now');
+like(slurp_file($node->logfile), qr/view "public\.gate" is stopped/, 'the log names the view');
 
 $node->stop('fast');
 done_testing();
