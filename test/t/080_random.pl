@@ -453,6 +453,7 @@ sub await_views
 		my $result = run_all(
 			map { $_->{number} => { settings => '', sql => ($_->{rebuilt} ? "SELECT kappa.wait_for_rebuild('v$_->{number}', '10 s');" : '') . "SELECT kappa.wait_for('v$_->{number}', '10 s');" } } @late);
 
+		delete $_->{error} foreach @late;
 		@late = grep { my $r = $result->{ $_->{number} }; $r->{state} ne '00000' || grep { $_ ne 't' } @{ $r->{rows} } } @late;
 		$_->{error} = $result->{ $_->{number} }{message} . ' '
 		  . sql("SELECT concat_ws(' ', v.state, v.sqlstate, v.reason, r.phase, r.waiting_for) FROM kappa.views v LEFT JOIN kappa.rebuilds r USING (view) WHERE v.view = 'v$_->{number}'::regclass")
