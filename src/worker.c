@@ -520,9 +520,11 @@ rebuild_step(void *arg)
 {
 	RebuildStep *step = arg;
 
+	/* Not "close to the end": a short log is that from its start on. */
 	step->action = kappa_rebuild_step(step->shadow->applier,
 									  step->live != NULL ? step->live->applier : NULL,
-									  step->shadow->caught_up, &step->delay_ms);
+									  kappa_source_has_seen_ends(step->shadow->source),
+									  &step->delay_ms);
 }
 
 static KappaServed *
