@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "storage/itemptr.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/tuplestore.h"
@@ -43,7 +44,8 @@ get_tid(TupleTableSlot *row, int attno)
 
 /*
  * Values go from one row into another as they are, so their types must be the
- * same.  The tables in kappa_state are their owner's, who may have altered one.
+ * same, but for domains, whose values are those of the type below.  The tables
+ * in kappa_state are their owner's, who may have altered one.
  */
 static void
 report_altered(Relation rel)
@@ -62,7 +64,7 @@ check_column(Relation rel, AttrNumber attno, Oid type)
 
 	if (attno < 1 || attno > columns->natts ||
 		TupleDescAttr(columns, attno - 1)->attisdropped ||
-		TupleDescAttr(columns, attno - 1)->atttypid != type)
+		getBaseType(TupleDescAttr(columns, attno - 1)->atttypid) != getBaseType(type))
 		report_altered(rel);
 }
 

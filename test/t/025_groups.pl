@@ -128,7 +128,7 @@ all_equal('many messages');
 create_all('_after');
 all_equal('from the log');
 
-is(sql(q(SELECT view::text, reason ~ 'is not allowed in a non-volatile function|being used by active queries|within security-restricted operation|only be sought forward'
+is(sql(q(SELECT view::text, reason ~ 'is not allowed in a non-volatile function|being used by active queries|within security-restricted operation|refers to has just been altered'
 	FROM kappa.views WHERE state <> 'running' ORDER BY view::text)),
 	join("\n", map { "$_|t" } qw(becoming changing dropping seeking touching)),
 	'functions that meddle hold up their own views alone');
