@@ -325,13 +325,14 @@ verified($node, 'as_events', name => 'nothing is compacted yet');
 produce('compacted', keyed(2, qw(a b d e)));
 produce('compacted', keyed(2, 'c'), timestamp => int(1000 * (time - 600)));
 produce('compacted', keyed(undef, 'f'));
-my $compacted = 0;
-for (my ($i, $end) = (1, time + 120); !$compacted && time < $end; $i++)
+# One message of each key is left, and no tombstone; only behind the end of a segment does Kafka look.
+my $left = '';
+for (my ($i, $end) = (1, time + 120); $left ne 'abcdeghij' && time < $end; $i++)
 {
 	produce('compacted', keyed($i, 'z'));
-	$compacted = $kafka->tool('count', 'compacted') < 12;
+	$left = sql("SELECT string_agg(k, '' ORDER BY k) FROM events_of WHERE k <> 'z'");
 }
-ok($compacted, 'the log is compacted');
+is($left, 'abcdeghij', 'the log is compacted');
 caught_up($_) for qw(as_events as_latest by_time);
 is(sql("SELECT v FROM by_time WHERE k = 'c'"), 1, 'the latest by timestamp');
 fails_like($node, "SELECT kappa.verify('by_time')", qr/cannot be compared: its topic "compacted" is compacted\nDETAIL.*\nHINT:.*largest offset, and not the latest timestamp/, 'may be compacted away');
