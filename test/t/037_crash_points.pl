@@ -93,6 +93,8 @@ sub crashes
 	ok(was_hit($path), 'as it should be');
 	ok(wait_for($node, 'SELECT 1', '1'), 'the server comes back');
 	ok_view($node, $view);
+	# Workers do not wait for their commits to be flushed: a switch may have to be made once more.
+	ok(wait_for($node, "SELECT count(*) FROM kappa.rebuilds WHERE view = '$view'::regclass AND phase NOT IN ('done', 'cancelled', 'waiting for switch_rebuild')", '0'), 'no rebuild is in the middle');
 	run($statement);
 	return;
 }

@@ -145,7 +145,7 @@ sub column
 }
 
 create_topic('long', partitions => 4);
-produce('long', [ map { { value => { id => $_, shop => "s$_" } } } 1 .. 20_000 ]);
+produce('long', [ map { { partition => $_ % 4, value => { id => $_, shop => "s$_" } } } 1 .. 20_000 ]);
 run(q(SET ROLE app;
 CREATE FOREIGN TABLE long (id bigint, shop text) SERVER events OPTIONS (topic 'long', format 'json');
 SELECT kappa.create_view('long_sums', 'SELECT shop, avg(id) AS mean FROM long GROUP BY shop');
@@ -156,7 +156,7 @@ run("SELECT kappa.rebuild('long_sums', switch => 'manual')");
 ok(wait_for($node, column("phase = 'replaying' AND messages > 0 AND messages_per_second > 0 AND eta > clock_timestamp() AND percent BETWEEN 1 AND 99")), 'a rebuild under way tells');
 ok(wait_for($node, column('processes = 2 AND rows > 0 AND staging_bytes > 0 AND table_bytes > 0 AND NOT paused')), 'who is at work, and how much there is');
 is(run(column('version = 2 AND waiting_for IS NULL AND finished_at IS NULL')), 't', 'on what');
-is(run("SELECT count(DISTINCT part), sum(end_offset) FROM kappa.replays WHERE view = 'long_sums'::regclass"), run("SELECT 4, sum(log_end) * count(DISTINCT start_offset) FROM (SELECT sum(end_offset) AS log_end, 1 AS start_offset FROM kappa.replays WHERE view = 'long_sums'::regclass) x"), 'by partition');
+is(run("SELECT count(DISTINCT part), min(end_offset), max(end_offset) FROM (SELECT part, max(end_offset) AS end_offset FROM kappa.replays WHERE view = 'long_sums'::regclass GROUP BY part) x"), '4|5000|5000', 'by partition');
 fails_like($node, "SET ROLE other; SELECT kappa.pause_rebuild('long_sums')", qr/must be owner/, 'only the owner holds it');
 fails_like($node, "SELECT kappa.pause_rebuild('long_log')", qr/is not being rebuilt/, 'one that is not there is not held');
 run("SET ROLE app; SELECT kappa.pause_rebuild('long_sums')");
