@@ -105,6 +105,7 @@ set_resources(void)
 {
 	SetConfigOption("work_mem", psprintf("%dkB", maintenance_work_mem), PGC_SUSET,
 					PGC_S_OVERRIDE);
+	SetConfigOption("hash_mem_multiplier", "1", PGC_SUSET, PGC_S_OVERRIDE);
 	set_parallelism(0);
 }
 
