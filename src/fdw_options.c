@@ -407,16 +407,17 @@ kappa_options_get_connection(Oid serverid, Oid userid)
 
 /* ---- who may connect ---- */
 
-static Oid
-get_owner(Oid relid)
+Oid
+kappa_options_get_owner(Oid relid)
 {
 	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid owner;
+	Oid owner = InvalidOid;
 
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
+	if (HeapTupleIsValid(tuple))
+	{
+		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		ReleaseSysCache(tuple);
+	}
 	return owner;
 }
 
@@ -424,7 +425,7 @@ bool
 kappa_options_may_use_server(const KappaTable *table)
 {
 	return object_aclcheck(ForeignServerRelationId, table->serverid,
-						   get_owner(table->relid), ACL_USAGE) == ACLCHECK_OK;
+						   kappa_options_get_owner(table->relid), ACL_USAGE) == ACLCHECK_OK;
 }
 
 void

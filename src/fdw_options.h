@@ -88,6 +88,9 @@ extern KappaTable *kappa_options_get_table(Oid relid);
  */
 extern KafkaConfig *kappa_options_get_connection(Oid serverid, Oid userid);
 
+/* The owner of a relation; InvalidOid if it is gone. */
+extern Oid kappa_options_get_owner(Oid relid);
+
 /*
  * Throw 42501 unless kappa may connect for a foreign table.  Its owner needs
  * USAGE on the server: PostgreSQL asks for that only when the table is made,

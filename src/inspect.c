@@ -19,7 +19,6 @@
 #include "access/relation.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -34,7 +33,6 @@
 #include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
@@ -79,20 +77,6 @@ describe_state(const KappaViewStatus *status)
 	return "retrying";
 }
 
-static Oid
-get_owner(Oid relid)
-{
-	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid owner = InvalidOid;
-
-	if (HeapTupleIsValid(tuple))
-	{
-		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-		ReleaseSysCache(tuple);
-	}
-	return owner;
-}
-
 /*
  * A message of an error may quote what is in the log, so it is shown to those
  * to whom pg_stat_activity shows the owner's queries.
@@ -126,7 +110,7 @@ put_status(ReturnSetInfo *rsinfo, const KappaViewStatus *status)
 	values[i++] = Int32GetDatum(status->version);
 	values[i++] = CStringGetTextDatum(describe_state(status));
 	nulls[i] = status->reason[0] == '\0';
-	values[i++] = show_message(get_owner(status->view), status->reason);
+	values[i++] = show_message(kappa_options_get_owner(status->view), status->reason);
 	values[i++] = TimestampTzGetDatum(status->since);
 	nulls[i] = status->sqlstate == 0;
 	values[i++] = CStringGetTextDatum(unpack_sql_state(status->sqlstate));

@@ -24,9 +24,7 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
-#include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -36,7 +34,6 @@
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
@@ -92,20 +89,6 @@ static bool slot_missing; /* no worker can be started in this round */
 
 /* ---- what should run ---- */
 
-static Oid
-get_owner(Oid relid)
-{
-	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid owner = InvalidOid;
-
-	if (HeapTupleIsValid(tuple))
-	{
-		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-		ReleaseSysCache(tuple);
-	}
-	return owner;
-}
-
 /*
  * A view whose definition was dropped belongs to no topic.  It gets a worker
  * all the same, which will find that out and stop it.
@@ -115,7 +98,7 @@ find_group(RunnableView *view, KappaVersion *version)
 {
 	KappaTable *table;
 
-	view->owner = get_owner(version->view);
+	view->owner = kappa_options_get_owner(version->view);
 	view->serverid = InvalidOid;
 	view->topic = "";
 	if (OidIsValid(version->source) && OidIsValid(version->definition))
