@@ -830,6 +830,8 @@ init_supervisor(void)
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(id.dbid, InvalidOid, 0);
 	SetConfigOption("search_path", "pg_catalog", PGC_USERSET, PGC_S_OVERRIDE);
+	/* It is DROP EXTENSION that shall go on, and this process that begins anew. */
+	SetConfigOption("deadlock_timeout", "250ms", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("application_name", "kappa supervisor", PGC_USERSET, PGC_S_SESSION);
 
 	SupervisorContext = AllocSetContextCreate(TopMemoryContext, "kappa supervisor",
