@@ -50,16 +50,6 @@ kappa_sql_printable(PG_FUNCTION_ARGS)
 /* ---- writing ---- */
 
 static Datum
-make_bytes(const char *bytes, Size len)
-{
-	bytea *result = palloc(VARHDRSZ + len);
-
-	SET_VARSIZE(result, VARHDRSZ + len);
-	memcpy(VARDATA(result), bytes, len);
-	return PointerGetDatum(result);
-}
-
-static Datum
 make_array(Datum *elements, bool *nulls, int n)
 {
 	int lower_bound = 1;
@@ -74,7 +64,8 @@ make_header_names(const KappaMessage *message)
 	Datum *names = palloc(message->nheaders * sizeof(Datum));
 
 	for (int i = 0; i < message->nheaders; i++)
-		names[i] = make_bytes(message->headers[i].name, strlen(message->headers[i].name));
+		names[i] = kappa_decode_make_bytea(message->headers[i].name,
+										   strlen(message->headers[i].name));
 	return make_array(names, NULL, message->nheaders);
 }
 
@@ -89,7 +80,8 @@ make_header_values(const KappaMessage *message)
 		const KappaHeader *header = &message->headers[i];
 
 		nulls[i] = header->value == NULL;
-		values[i] = nulls[i] ? (Datum) 0 : make_bytes(header->value, header->value_len);
+		values[i] = nulls[i] ? (Datum) 0
+							 : kappa_decode_make_bytea(header->value, header->value_len);
 	}
 	return make_array(values, nulls, message->nheaders);
 }
@@ -131,7 +123,8 @@ add_text(Parameters *parameters, const char *text)
 static void
 add_bytes(Parameters *parameters, const char *bytes, Size len)
 {
-	add(parameters, BYTEAOID, bytes == NULL ? (Datum) 0 : make_bytes(bytes, len), bytes == NULL);
+	add(parameters, BYTEAOID, bytes == NULL ? (Datum) 0 : kappa_decode_make_bytea(bytes, len),
+		bytes == NULL);
 }
 
 static void

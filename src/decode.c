@@ -343,6 +343,16 @@ fill_field(const Cell *cell, const KappaJsonValue *field, Datum *result)
 	return KAPPA_CELL_DEFERRED;
 }
 
+Datum
+kappa_decode_make_bytea(const char *bytes, Size len)
+{
+	bytea *result = palloc(VARHDRSZ + len);
+
+	SET_VARSIZE(result, VARHDRSZ + len);
+	memcpy(VARDATA(result), bytes, len);
+	return PointerGetDatum(result);
+}
+
 /* Bytes of key or value.  What is deferred finds them in the message again. */
 static KappaCellState
 fill_bytes(const Cell *cell, const char *bytes, Size len, Datum *result)

@@ -94,4 +94,7 @@ pg_noreturn extern void kappa_decode_report_malformed(const KappaDecoder *decode
 													  const KappaMessage *message,
 													  const KappaMalformed *malformed);
 
+/* Bytes as a value of type bytea. */
+extern Datum kappa_decode_make_bytea(const char *bytes, Size len);
+
 #endif /* KAPPA_DECODE_H */

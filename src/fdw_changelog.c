@@ -273,16 +273,6 @@ is_key_wanted(KappaChangelog *changelog)
 	return ExecQual(changelog->key_filter, econtext);
 }
 
-static Datum
-make_bytes(const char *data, Size len)
-{
-	bytea *bytes = palloc(VARHDRSZ + len);
-
-	SET_VARSIZE(bytes, VARHDRSZ + len);
-	memcpy(VARDATA(bytes), data, len);
-	return PointerGetDatum(bytes);
-}
-
 /*
  * Headers as one string of bytes: for each, name with its NUL, length of the
  * value (-1 for a null value), value.
@@ -303,7 +293,7 @@ pack_headers(const KappaMessage *message)
 		if (len > 0)
 			appendBinaryStringInfo(&buf, header->value, len);
 	}
-	return make_bytes(buf.data, buf.len);
+	return kappa_decode_make_bytea(buf.data, buf.len);
 }
 
 static void
@@ -359,10 +349,10 @@ fill_sort_message(KappaChangelog *changelog, const KappaMessage *message)
 
 	nulls[SORT_KEY] = message->key == NULL;
 	if (message->key != NULL)
-		values[SORT_KEY] = make_bytes(message->key, message->key_len);
+		values[SORT_KEY] = kappa_decode_make_bytea(message->key, message->key_len);
 	nulls[SORT_VALUE] = message->value == NULL;
 	if (message->value != NULL)
-		values[SORT_VALUE] = make_bytes(message->value, message->value_len);
+		values[SORT_VALUE] = kappa_decode_make_bytea(message->value, message->value_len);
 	nulls[SORT_HEADERS] = message->headers == NULL;
 	if (message->headers != NULL)
 		values[SORT_HEADERS] = pack_headers(message);
