@@ -55,7 +55,9 @@ OBJS = \
 	src/fdw_validator.o \
 	src/fetch.o \
 	src/fill.o \
+	src/fill_batch.o \
 	src/fill_run.o \
+	src/fill_step.o \
 	src/guard.o \
 	src/inspect.o \
 	src/kafka_admin.o \

@@ -289,6 +289,18 @@ kappa_definition_deparse(Query *query, const KappaVersion *version)
 	return sql;
 }
 
+char *
+kappa_definition_get_stretch(Query *definition, const KappaShape *shape,
+							 const KappaVersion *version, bool in_memory)
+{
+	int level = enter_deparse_for(version);
+	char *delta = kappa_plan_stretch(definition, shape, in_memory);
+
+	AtEOXact_GUC(true, level);
+	kappa_callees_expect(delta, definition);
+	return delta;
+}
+
 KappaFillStatements *
 kappa_definition_get_fill(Query *definition, const KappaShape *shape,
 						  const KappaVersion *version, Oid staging)
@@ -298,9 +310,7 @@ kappa_definition_get_fill(Query *definition, const KappaShape *shape,
 													  version->companion, staging);
 
 	AtEOXact_GUC(true, level);
-	kappa_callees_expect(statements->delta, definition);
-	if (statements->merge != NULL)
-		kappa_callees_expect(statements->merge, definition);
+	kappa_callees_expect(statements->merge, definition);
 	return statements;
 }
 

@@ -102,7 +102,9 @@ extern KappaStatements *kappa_definition_get_statements(Query *definition,
 /* Likewise any query that was made from a version's definition. */
 extern char *kappa_definition_deparse(Query *query, const KappaVersion *version);
 
-/* Likewise what a replay runs; staging is InvalidOid if it needs no staging table. */
+/* Likewise what a replay runs: over a stretch of the log, and over its staging table. */
+extern char *kappa_definition_get_stretch(Query *definition, const KappaShape *shape,
+										  const KappaVersion *version, bool in_memory);
 extern KappaFillStatements *kappa_definition_get_fill(Query *definition,
 													  const KappaShape *shape,
 													  const KappaVersion *version,

@@ -337,6 +337,17 @@ kappa_options_get_table(Oid relid)
 	return table;
 }
 
+bool
+kappa_options_reads(const KappaTable *table, const Bitmapset *columns, KappaColumnSource source)
+{
+	int attnum = -1;
+
+	while ((attnum = bms_next_member(columns, attnum)) >= 0)
+		if (attnum > 0 && table->columns[attnum - 1].source == source)
+			return true;
+	return false;
+}
+
 static void
 add_properties(KafkaConfig *config, List *options)
 {

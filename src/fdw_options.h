@@ -81,6 +81,10 @@ typedef struct KappaTable
  */
 extern KappaTable *kappa_options_get_table(Oid relid);
 
+/* Whether some of the columns (attribute numbers) are read from a source. */
+extern bool kappa_options_reads(const KappaTable *table, const Bitmapset *columns,
+								KappaColumnSource source);
+
 /*
  * Connection properties of a server for a user: the server's options and the
  * user mapping's, under librdkafka's names.  A server without a mapping for

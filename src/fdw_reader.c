@@ -101,6 +101,19 @@ set_short_wait(KafkaConfig *config)
 	property->secret = false;
 }
 
+void
+kappa_range_queue_init(KappaRangeQueue *queue, int capacity, int nprocesses)
+{
+	pg_atomic_init_u32(&queue->next, 0);
+	pg_atomic_init_u64(&queue->messages, 0);
+	pg_atomic_init_u64(&queue->bytes, 0);
+	pg_atomic_init_u64(&queue->returned, 0);
+	queue->capacity = capacity;
+	queue->nprocesses = nprocesses;
+	queue->nranges = 0;
+	queue->npartitions = 0;
+}
+
 KappaReader *
 kappa_reader_open(const KappaTable *table, KafkaConfig *config,
 				  bool with_headers)
@@ -153,6 +166,29 @@ kappa_reader_get_log(KappaReader *reader)
 	kappa_kafka_watermarks(reader->topic, log->npartitions,
 						   log->begin, log->end);
 	return log;
+}
+
+void
+kappa_reader_check_bounds(KappaReader *reader, const KappaLog *bounds, const KappaLog *log)
+{
+	for (int32 i = 0; i < bounds->npartitions; i++)
+	{
+		if (bounds->begin[i] >= bounds->end[i])
+			continue;
+		if (i >= log->npartitions)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("topic \"%s\" has no partition %d any more",
+							reader->table->topic, i)));
+		if (bounds->begin[i] < log->begin[i] || bounds->end[i] > log->end[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("partition %d of topic \"%s\" does not have all of the offsets from " INT64_FORMAT " to " INT64_FORMAT,
+							i, reader->table->topic,
+							bounds->begin[i], bounds->end[i]),
+					 errdetail("The log reaches from " INT64_FORMAT " to " INT64_FORMAT ".",
+							   log->begin[i], log->end[i])));
+	}
 }
 
 static void

@@ -36,6 +36,9 @@ typedef struct KappaRangeQueue
 #define KAPPA_RANGE_QUEUE_SIZE(n) \
 	(offsetof(KappaRangeQueue, ranges) + (n) * sizeof(KappaRange))
 
+/* An empty queue with room for ranges. */
+extern void kappa_range_queue_init(KappaRangeQueue *queue, int capacity, int nprocesses);
+
 typedef struct KappaReader KappaReader;
 
 /*
@@ -52,6 +55,13 @@ extern int32 kappa_reader_npartitions(KappaReader *reader);
 
 /* First and end offsets now; palloc'd. */
 extern KappaLog *kappa_reader_get_log(KappaReader *reader);
+
+/*
+ * Throw unless the log has what bounds ask for: a result that is short of
+ * messages must not look like one.
+ */
+extern void kappa_reader_check_bounds(KappaReader *reader, const KappaLog *bounds,
+									  const KappaLog *log);
 
 /*
  * Begin to read, or begin again.  The queue must stay where it is until the

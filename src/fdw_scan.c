@@ -74,19 +74,6 @@ typedef struct KappaScan
 
 /* ---- beginning ---- */
 
-static bool
-needs_headers(const KappaScan *scan)
-{
-	for (int i = 0; i < scan->ncolumns; i++)
-	{
-		AttrNumber attnum = scan->columns[i].attnum;
-
-		if (scan->table->columns[attnum - 1].source == KAPPA_SOURCE_HEADERS)
-			return true;
-	}
-	return false;
-}
-
 static void
 create_decoder(KappaScan *scan)
 {
@@ -174,33 +161,6 @@ kappaBeginForeignScan(ForeignScanState *node, int eflags)
 
 /* ---- what to read ---- */
 
-/*
- * Throw unless the log has what the bounds ask for: a result that is short of
- * messages must not look like one.
- */
-static void
-check_bounds(const KappaScan *scan, const KappaLog *bounds, const KappaLog *log)
-{
-	for (int32 i = 0; i < bounds->npartitions; i++)
-	{
-		if (bounds->begin[i] >= bounds->end[i])
-			continue;
-		if (i >= log->npartitions)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("topic \"%s\" has no partition %d any more",
-							scan->table->topic, i)));
-		if (bounds->begin[i] < log->begin[i] || bounds->end[i] > log->end[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("partition %d of topic \"%s\" does not have all of the offsets from " INT64_FORMAT " to " INT64_FORMAT,
-							i, scan->table->topic,
-							bounds->begin[i], bounds->end[i]),
-					 errdetail("The log reaches from " INT64_FORMAT " to " INT64_FORMAT ".",
-							   log->begin[i], log->end[i])));
-	}
-}
-
 static KappaLog *
 copy_log(const KappaLog *log, int32 npartitions)
 {
@@ -224,7 +184,8 @@ ensure_reader(KappaScan *scan)
 		scan->reader = kappa_reader_open(scan->table,
 										 kappa_options_get_connection(scan->table->serverid,
 																	  scan->userid),
-										 needs_headers(scan));
+										 kappa_options_reads(scan->table, scan->plan.columns,
+															 KAPPA_SOURCE_HEADERS));
 }
 
 /*
@@ -246,7 +207,7 @@ ensure_log(KappaScan *scan)
 	{
 		const KappaLog *bounds = kappa_bounds_get(scan->table->relid);
 
-		check_bounds(scan, bounds, log);
+		kappa_reader_check_bounds(scan->reader, bounds, log);
 		log = copy_log(bounds, Min(bounds->npartitions, log->npartitions));
 	}
 	else if (scan->plan.mode == KAPPA_SCAN_LATER)
@@ -359,19 +320,6 @@ resolve_ranges(KappaScan *scan, ForeignScanState *node, KappaRange **ranges)
 	return n;
 }
 
-static void
-init_queue(KappaRangeQueue *queue, int capacity, int nprocesses)
-{
-	pg_atomic_init_u32(&queue->next, 0);
-	pg_atomic_init_u64(&queue->messages, 0);
-	pg_atomic_init_u64(&queue->bytes, 0);
-	pg_atomic_init_u64(&queue->returned, 0);
-	queue->capacity = capacity;
-	queue->nprocesses = nprocesses;
-	queue->nranges = 0;
-	queue->npartitions = 0;
-}
-
 /* Take over the counters of a queue that is about to go. */
 static void
 collect_counters(KappaScan *scan)
@@ -396,7 +344,7 @@ create_own_queue(KappaScan *scan, ForeignScanState *node)
 		if (scan->queue != NULL)
 			pfree(scan->queue);
 		scan->queue = palloc(KAPPA_RANGE_QUEUE_SIZE(n));
-		init_queue(scan->queue, n, 1);
+		kappa_range_queue_init(scan->queue, n, 1);
 	}
 	fill_queue(scan->queue, ranges, n);
 	pfree(ranges);
@@ -589,7 +537,7 @@ kappaEstimateDSMForeignScan(ForeignScanState *node, ParallelContext *pcxt)
 	int capacity = Max(npieces, scan->log->npartitions);
 
 	scan->queue = palloc(KAPPA_RANGE_QUEUE_SIZE(capacity));
-	init_queue(scan->queue, capacity, pcxt->nworkers + 1);
+	kappa_range_queue_init(scan->queue, capacity, pcxt->nworkers + 1);
 	fill_queue(scan->queue, pieces, npieces);
 	pfree(pieces);
 	pfree(ranges);
@@ -605,7 +553,7 @@ kappaInitializeDSMForeignScan(ForeignScanState *node, ParallelContext *pcxt,
 	KappaRangeQueue *own = scan->queue;
 	KappaRangeQueue *queue = coordinate;
 
-	init_queue(queue, own->capacity, own->nprocesses);
+	kappa_range_queue_init(queue, own->capacity, own->nprocesses);
 	queue->npartitions = own->npartitions;
 	queue->nranges = own->nranges;
 	memcpy(queue->ranges, own->ranges, own->nranges * sizeof(KappaRange));

@@ -6,10 +6,10 @@
  * A version that stands at its start, far from the end of the log, is not
  * served by a worker.  The log up to its present end is cut into ranges, a
  * partition each or less (kappa.fill_range).  Processes take what is left of
- * some ranges, as much as they read in a few seconds, run the delta over it as
- * one query, and commit the rows that come out together with the ranges' new
- * offsets.  A process that dies takes nothing with it but the seconds since its
- * last commit, and whoever comes next goes on from there.
+ * some ranges, as much as they read in a few seconds, run the delta over it
+ * (fill_step.c), and commit the rows that come out together with the ranges'
+ * new offsets.  A process that dies takes nothing with it but the seconds since
+ * its last commit, and whoever comes next goes on from there.
  *
  * The rows of a plain query go into the version's own table.  Where people read
  * it, the position moves with them, which allows of one range for a partition.
@@ -30,7 +30,6 @@
 #include <sys/resource.h>
 
 #include "access/xact.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -48,12 +47,11 @@
 #include "compat.h"
 #include "definition.h"
 #include "fault.h"
-#include "fdw_scan.h"
 #include "fill.h"
 #include "fill_run.h"
+#include "fill_step.h"
 #include "kappa.h"
 #include "launcher.h"
-#include "load.h"
 #include "rebuild.h"
 #include "rebuild_run.h"
 #include "view_fill.h"
@@ -231,65 +229,27 @@ kappa_fill_begin(KappaApplier *applier, const int64 *end)
 
 /* ---- a stretch of the log ---- */
 
-typedef struct StretchStep
-{
-	const KappaFill *fill;
-	int64 *start; /* by partition */
-	int64 *end;
-} StretchStep;
-
-static KappaFillStatements *
-get_statements(KappaApplier *applier, Oid staging)
-{
-	const KappaVersion *version = kappa_apply_get_version(applier);
-	Query *definition = kappa_definition_get_query(version->definition);
-
-	return kappa_definition_get_fill(definition, kappa_analyze_query(definition, NULL, false),
-									 version, staging);
-}
-
-static uint64
-run_stretch(KappaApplier *applier, void *arg)
-{
-	StretchStep *step = arg;
-	Oid staging = step->fill->staging;
-	Oid target = OidIsValid(staging) ? staging : applier->target;
-	SPIExecuteOptions options = { .dest = kappa_append_create_receiver(target) };
-	char *sql = get_statements(applier, staging)->delta;
-	int rc;
-
-	kappa_fdw_bind_bounds(applier->relid, applier->npartitions, step->start, step->end);
-	kappa_fdw_number_messages(applier->relid);
-	rc = SPI_execute_extended(sql, &options);
-	kappa_fdw_unbind_bounds();
-	if (rc < 0)
-		elog(ERROR, "replay of view \"%s\" failed: %s", applier->name,
-			 SPI_result_code_string(rc));
-	return SPI_processed;
-}
-
 /* Take the next part of each range, all together no more than a stretch. */
-static StretchStep *
-choose_stretch(const KappaApplier *applier, const KappaFill *fill, List *ranges)
+static KappaStretch *
+choose_stretch(const KappaApplier *applier, List *ranges)
 {
-	StretchStep *step = palloc(sizeof(StretchStep));
+	KappaStretch *next = palloc0(sizeof(KappaStretch));
 	int64 share = Max(stretch / list_length(ranges), 1);
 	ListCell *lc;
 
-	step->fill = fill;
-	step->start = palloc0(Max(applier->npartitions, 1) * sizeof(int64));
-	step->end = palloc0(Max(applier->npartitions, 1) * sizeof(int64));
-	messages_read = 0;
+	next->npartitions = applier->npartitions;
+	next->start = palloc0(Max(applier->npartitions, 1) * sizeof(int64));
+	next->end = palloc0(Max(applier->npartitions, 1) * sizeof(int64));
 	foreach(lc, ranges)
 	{
 		KappaFillRange *range = lfirst(lc);
 
-		step->start[range->part] = range->next_offset;
+		next->start[range->part] = range->next_offset;
 		range->next_offset = Min(range->next_offset + share, range->end_offset);
-		step->end[range->part] = range->next_offset;
-		messages_read += range->next_offset - step->start[range->part];
+		next->end[range->part] = range->next_offset;
+		next->messages += range->next_offset - next->start[range->part];
 	}
-	return step;
+	return next;
 }
 
 static void
@@ -324,8 +284,10 @@ static void
 replay_stretch(KappaApplier *applier, const KappaFill *fill, List *ranges)
 {
 	TimestampTz start = GetCurrentTimestamp();
+	KappaStretch *next = choose_stretch(applier, ranges);
 
-	rows_made = kappa_apply_run(applier, run_stretch, choose_stretch(applier, fill, ranges));
+	rows_made = kappa_fill_read(applier, fill, next);
+	messages_read = next->messages;
 	time_taken = GetCurrentTimestamp() - start;
 	store_ranges(applier, fill, ranges);
 	KAPPA_FAULT(REPLAY_STRETCHED, fill_view);
@@ -335,33 +297,6 @@ replay_stretch(KappaApplier *applier, const KappaFill *fill, List *ranges)
 }
 
 /* ---- the end ---- */
-
-/*
- * Make one row of all partial results of a key.  The tables are empty, so that
- * rows need only be written, if nothing else wants to hear of each of them.
- */
-static uint64
-merge_staging(KappaApplier *applier, void *arg)
-{
-	KappaFillStatements *statements = get_statements(applier, *(Oid *) arg);
-	Oid companion = kappa_apply_get_version(applier)->companion;
-	int rc;
-
-	if (statements->load != NULL && kappa_append_is_possible(applier->target))
-	{
-		SPIExecuteOptions options = {
-			.dest = kappa_load_create_receiver(applier->target, companion, applier->live)
-		};
-
-		rc = SPI_execute_extended(statements->load, &options);
-	}
-	else
-		rc = SPI_execute(statements->merge, false, 0);
-	if (rc < 0)
-		elog(ERROR, "merge of view \"%s\" failed: %s", applier->name,
-			 SPI_result_code_string(rc));
-	return SPI_processed;
-}
 
 /* All ranges are done: make a version of what there is. */
 static void
@@ -385,7 +320,7 @@ finish(KappaApplier *applier, KappaFill *fill)
 		/* How many groups there are decides about the plan; other processes have nothing to do. */
 		kappa_definition_analyze_table(fill->staging);
 		set_parallelism(kappa_rebuild_workers - 1);
-		(void) kappa_apply_run(applier, merge_staging, &fill->staging);
+		kappa_fill_merge(applier, fill);
 		kappa_definition_analyze_table(applier->target);
 	}
 	kappa_fill_delete(fill->view, fill->version);

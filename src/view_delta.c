@@ -422,13 +422,14 @@ kappa_delta_over_batch(Query *definition, const KappaShape *shape)
 }
 
 Query *
-kappa_delta_over_stretch(Query *definition, const KappaShape *shape)
+kappa_delta_over_stretch(Query *definition, const KappaShape *shape, bool in_memory)
 {
-	Query *query = make_delta(definition, shape, KAPPA_STRETCH_ALIAS);
+	Query *query = make_delta(definition, shape,
+							  in_memory ? KAPPA_BATCH_ALIAS : KAPPA_STRETCH_ALIAS);
 	TargetEntry *partition;
 	TargetEntry *offset;
 
-	if (!shape->scan->changelog)
+	if (!shape->scan->changelog || shape->needs_companion)
 		return query;
 	add_place(query, shape, &partition, &offset);
 	expose_place(partition, offset);

@@ -47,8 +47,12 @@
  */
 extern Query *kappa_delta_over_batch(Query *definition, const KappaShape *shape);
 
-/* Likewise over a stretch of the log; over a changelog with partition and offset, too. */
-extern Query *kappa_delta_over_stretch(Query *definition, const KappaShape *shape);
+/*
+ * Likewise over a stretch of the log, which is scanned or in memory as a batch;
+ * over a changelog always with partition and offset.
+ */
+extern Query *kappa_delta_over_stretch(Query *definition, const KappaShape *shape,
+									   bool in_memory);
 
 /* The query over the bounded log, with the outputs of the definition and ties completed. */
 extern Query *kappa_delta_over_log(Query *definition, const KappaShape *shape);

@@ -36,9 +36,13 @@
 bool
 kappa_fill_is_possible(const KappaShape *shape)
 {
-	if (shape->scan->changelog)
-		return !shape->needs_companion;
 	return shape->root->kind != KAPPA_NODE_LATEST || shape->key != NIL;
+}
+
+bool
+kappa_fill_needs_batches(const KappaShape *shape)
+{
+	return shape->scan->changelog && shape->needs_companion;
 }
 
 bool
@@ -205,18 +209,24 @@ make_first_rows(const KappaShape *shape, const char *staging)
 
 /*
  * The last row of each key.  Only then may those go that are not kept: until
- * all are there, they are what takes older ones away.
+ * all are there, they are what takes older ones away.  A companion, which has
+ * the order of all keys that ever were, gets them, too.
  */
 static char *
 make_last_rows(const KappaShape *shape, const char *staging)
 {
 	char *key = kappa_text_key(shape, "d");
+	char *rows = psprintf("SELECT DISTINCT ON (%s) d.*\nFROM %s AS d\nORDER BY %s, %s%s DESC, %s DESC",
+						  key, staging, key,
+						  shape->needs_companion
+							  ? psprintf("%s DESC, ", kappa_text_column("d", KAPPA_COLUMN_TIMESTAMP))
+							  : "",
+						  kappa_text_column("d", KAPPA_COLUMN_PARTITION),
+						  kappa_text_column("d", KAPPA_COLUMN_OFFSET));
 
-	return psprintf("SELECT * FROM (\n"
-					"  SELECT DISTINCT ON (%s) d.*\n  FROM %s AS d\n  ORDER BY %s, %s DESC, %s DESC\n"
-					") AS d\nWHERE %s",
-					key, staging, key, kappa_text_column("d", KAPPA_COLUMN_PARTITION),
-					kappa_text_column("d", KAPPA_COLUMN_OFFSET),
+	if (shape->needs_companion)
+		return rows;
+	return psprintf("SELECT * FROM (\n%s\n) AS d\nWHERE %s", kappa_text_indent(rows),
 					kappa_text_column("d", KAPPA_COLUMN_KEEP));
 }
 

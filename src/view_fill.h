@@ -13,12 +13,14 @@
 
 #include "view_analyze.h"
 
-/*
- * Whether the log can be replayed in stretches, in whatever order.  Not of a
- * changelog in the order of timestamps: a row of the log does not tell its
- * message's.
- */
+/* Whether the log can be replayed in stretches, in whatever order. */
 extern bool kappa_fill_is_possible(const KappaShape *shape);
+
+/*
+ * Whether the messages of a stretch have to be in memory: a row of a scan of the
+ * log does not tell its message's timestamp.
+ */
+extern bool kappa_fill_needs_batches(const KappaShape *shape);
 
 /* Whether the rows of several stretches have to be made one: all but rows of events. */
 extern bool kappa_fill_needs_staging(const KappaShape *shape);

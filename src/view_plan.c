@@ -68,6 +68,12 @@ kappa_plan_statements(Query *definition, const KappaShape *shape,
 	return statements;
 }
 
+char *
+kappa_plan_stretch(Query *definition, const KappaShape *shape, bool in_memory)
+{
+	return pg_get_querydef(kappa_delta_over_stretch(definition, shape, in_memory), false);
+}
+
 KappaFillStatements *
 kappa_plan_fill(Query *definition, const KappaShape *shape, Oid target, Oid companion,
 				Oid staging)
@@ -75,9 +81,6 @@ kappa_plan_fill(Query *definition, const KappaShape *shape, Oid target, Oid comp
 	KappaFillStatements *statements = palloc0(sizeof(KappaFillStatements));
 	KappaMergeParts parts = { target, companion };
 
-	statements->delta = pg_get_querydef(kappa_delta_over_stretch(definition, shape), false);
-	if (!OidIsValid(staging))
-		return statements;
 	parts.delta = kappa_fill_make_delta(shape, kappa_definition_relation_name(staging));
 	set_final_parts(&parts, definition, shape, false);
 	statements->merge = kappa_merge_make(shape, &parts);

@@ -53,12 +53,12 @@ extern List *kappa_plan_companion_ddl(const KappaShape *shape, const char *quali
 /* Likewise for the staging table of a replay. */
 extern List *kappa_plan_staging_ddl(const KappaShape *shape, const char *qualified_name);
 
-/* What a replay runs; see view_fill.h. */
+/* The query over a stretch of the log: a SELECT.  See view_delta.h. */
+extern char *kappa_plan_stretch(Query *definition, const KappaShape *shape, bool in_memory);
+
+/* What becomes of the staging table of a replay; see view_fill.h. */
 typedef struct KappaFillStatements
 {
-	char *delta; /* the query over a stretch of the log: a SELECT */
-
-	/* What becomes of the staging table; without one NULL. */
 	char *load;  /* rows for load.h: a SELECT; NULL if they have no key */
 	char *merge; /* the same as one statement that writes them */
 } KappaFillStatements;

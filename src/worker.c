@@ -315,19 +315,6 @@ kappa_worker_resume_view(KappaServed *served)
 		kappa_worker_add_event(served, event, NULL, NULL);
 }
 
-/* Whether the statements of a view read the headers of messages. */
-static bool
-reads_headers(KappaApplier *applier)
-{
-	KappaTable *table = kappa_options_get_table(applier->relid);
-
-	for (int i = 0; i < table->ncolumns; i++)
-		if (table->columns[i].source == KAPPA_SOURCE_HEADERS &&
-			bms_is_member(table->columns[i].attnum, applier->columns))
-			return true;
-	return false;
-}
-
 static void
 open_view_step(void *arg)
 {
@@ -343,7 +330,9 @@ open_view_step(void *arg)
 		if (served->opened_at == 0 && !served->caught_up)
 			served->check = kappa_catalog_get_last_messages(served->view, served->version);
 		MemoryContextSwitchTo(CurTransactionContext);
-		served->with_headers = reads_headers(served->applier);
+		served->with_headers = kappa_options_reads(kappa_options_get_table(served->applier->relid),
+												   served->applier->columns,
+												   KAPPA_SOURCE_HEADERS);
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();

@@ -11,7 +11,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kafka = start_kafka();
-my $node = new_node(conf => "kappa.metadata_interval = 300\nkappa.replay_min_messages = 1");
+my $node = new_node(conf => "kappa.metadata_interval = 300\nkappa.replay_min_messages = 1\nmaintenance_work_mem = 1MB");
 my %keep = (config => { 'retention.ms' => -1 });
 my $base = 1_700_000_000_000;
 
@@ -133,6 +133,60 @@ add_partitions('people', 5);
 produce('people', some(100, 5));
 $node->start;
 ok_people('with one that came while the server was down');
+
+# ---- Replays: by several processes, each with a part of every key. ----
+
+# How versions of a view were filled.
+sub replays { return sql("SELECT count(*) FROM kappa.event WHERE event = 'replayed'") }
+
+# Keys whose order the companion knows, against all that ever were.
+sub ok_companion
+{
+	my ($view, $name) = @_;
+	my $version = sql("SELECT version FROM kappa.views WHERE view = '$view'::regclass");
+
+	load_messages($node, 'people', 'sent');
+	return is(sql(qq(SELECT count(*) FROM (
+	SELECT DISTINCT ON (key) key::int, ms, part, pos FROM sent ORDER BY key, ms DESC, part DESC, pos DESC) AS l
+	FULL JOIN kappa_state.${view}_v${version}_state s ON (s.id, s."kappa timestamp", s."kappa partition", s."kappa offset") = (l.key, l.ms, l.part, l.pos)
+	WHERE s.id IS NULL OR l.key IS NULL)), 0, $name);
+}
+
+produce('people', some(12_000, 5));
+my $before = replays();
+sql(q(CREATE TABLE heard (id int);
+CREATE FUNCTION hear() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.heard VALUES (NEW.id); RETURN NEW; END';
+BEGIN;
+SELECT kappa.create_view('replayed', 'SELECT id, name, part, pos FROM people');
+SELECT kappa.create_view('french', $$ SELECT id, upper(name) AS name FROM people WHERE country = 'FR' $$);
+SELECT kappa.create_view('noted', 'SELECT id, name FROM people');
+CREATE TRIGGER hear AFTER INSERT ON noted FOR EACH ROW EXECUTE FUNCTION hear();
+COMMIT));
+push @views, qw(replayed french noted);
+ok_people('replayed from the start');
+is(replays() - $before, 3, 'by processes that replay');
+is(sql('SELECT count(*) = (SELECT count(*) FROM noted) FROM heard'), 't', 'a trigger has heard of each row once');
+ok_companion($_, "the order of all keys is known: $_") foreach qw(replayed french noted);
+
+# Key 60 lies in several partitions; what is latest of it is not what came last.
+produce('people', [ person(60, 500, 4, 'fifty', 'FR'), person(60, 600, 1, 'sixty', 'FR'), person(60, 550, 2, 'between'),
+	person(61, 700, 0, 'gone', 'FR'), person(61, 800, 3), person(61, 750, 4, 'ghost', 'FR') ]);
+$before = replays();
+sql("SET client_min_messages = error; SELECT kappa.rebuild('$_')") foreach @views;
+is(sql("SELECT kappa.wait_for_rebuild('$_', '1 min')"), 't', "rebuild of $_") foreach @views;
+is(replays() - $before, scalar(@views), 'by processes that replay');
+ok_people('rebuilt');
+is(sql("SELECT string_agg(id || ' ' || name, ', ') FROM french WHERE id >= 60"), '60 SIXTY', 'the latest of each key');
+ok_companion($_, "the order of all keys is known: $_") foreach @views;
+produce('people', [ person(60, 599, 1, 'late', 'FR'), person(61, 799, 3, 'late', 'FR') ]);
+ok_people('older messages after the replay');
+is(sql("SELECT string_agg(id || ' ' || name, ', ') FROM french WHERE id >= 60"), '60 SIXTY', 'change nothing');
+produce('people', [ person(60, 601, 0), person(61, 801, 2, 'back', 'FR') ]);
+ok_people('newer messages after the replay');
+is(sql("SELECT string_agg(id || ' ' || name, ', ') FROM french WHERE id >= 60"), '61 BACK', 'count');
+sql(q(DROP TABLE replayed, french, noted));
+@views = grep { !/replayed|french|noted/ } @views;
+is(sql('SELECT count(*) FROM kappa.fill') . sql('SELECT count(*) FROM kappa.fill_range'), '00', 'nothing is left of replays');
 
 # ---- What a scan may leave out. ----
 

@@ -24,12 +24,15 @@ CREATE FOREIGN TABLE orders (id bigint, shop text, amount numeric(10,2), note te
 	SERVER events OPTIONS (topic 'orders');
 CREATE FOREIGN TABLE customers (k int OPTIONS (key 'true', metadata 'key'), shop text, amount int)
 	SERVER events OPTIONS (topic 'orders');
+CREATE FOREIGN TABLE latest (k int OPTIONS (key 'true', metadata 'key'), shop text, amount int)
+	SERVER events OPTIONS (topic 'orders', key_order 'timestamp');
 SELECT kappa.create_view('order_log', 'SELECT id, shop, note FROM orders');
 SELECT kappa.create_view('last_order', 'SELECT DISTINCT ON (shop) shop, amount FROM orders ORDER BY shop, id DESC NULLS LAST');
 SELECT kappa.create_view('people', 'SELECT k, shop, amount FROM customers');
+SELECT kappa.create_view('latest_people', 'SELECT k, shop, amount FROM latest');
 SELECT kappa.create_view('sums', 'SELECT shop, count(*) AS n, max(id) AS top FROM orders GROUP BY shop');
 SELECT kappa.create_view('means', 'SELECT shop, avg(amount) AS mean, count(*) AS n FROM orders GROUP BY shop HAVING count(*) > 3')));
-my @views = qw(order_log last_order people sums means);
+my @views = qw(order_log last_order people latest_people sums means);
 my $id = 500;
 my $producer;    # in the background
 my @commands = qw(rebuild-begun version-dropped rollback-begun view-dropped);
@@ -77,10 +80,15 @@ foreach my $point (grep { !/^batch-/ } fault_points())
 $producer = start_producer('orders', orders($id + 1, $id + 3000), rate => 100);
 $id += 3000;
 run('BEGIN;' . join(';', map { "SELECT kappa.rebuild('$_')" } @views) . '; COMMIT');
-ok(was_hit($_), 'a crash at ' . $_ =~ s/.*\///r) foreach @paths;
+foreach my $path (@paths)
+{
+	# Another process's crash may come between the commit of a switch and the point behind it.
+	my $lost = $path =~ /switch-committed\.(\d+)$/ ? "SELECT phase FROM kappa.rebuilds WHERE view = $1" : "SELECT ''";
+	ok(was_hit($path) || run($lost) eq 'done', 'a crash at ' . $path =~ s/.*\///r);
+}
 ok(wait_for($node, "SELECT string_agg(DISTINCT phase || ' ' || version, ', ') FROM kappa.rebuilds", 'done 2'), 'all rebuilds have switched');
 all_right('rebuilds');
-is(run("SELECT count(*) FROM pg_index WHERE indrelid IN (SELECT view FROM kappa.views) AND NOT indisunique AND indisvalid"), 5, 'with their indexes');
+is(run("SELECT count(*) FROM pg_index WHERE indrelid IN (SELECT view FROM kappa.views) AND NOT indisunique AND indisvalid"), scalar(@views), 'with their indexes');
 
 # ---- Commands: nothing has happened. ----
 

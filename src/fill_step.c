@@ -1,0 +1,160 @@
+/*-------------------------------------------------------------------------
+ *
+ * fill_step.c
+ *	  What a replay runs: the delta over a stretch, and the merge of all results
+ *
+ * As a rule a stretch is one query over a scan of the log: then it makes one row
+ * for each group, however many messages there are.  Of a changelog in the order
+ * of timestamps the rows have to say what their message's was, which a row of a
+ * scan cannot; those of a batch in memory do (kappa.message_timestamp).  Then the
+ * stretch is as many queries as there are batches of it.
+ *
+ * IDENTIFICATION
+ *	  src/fill_step.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "executor/spi.h"
+
+#include "append.h"
+#include "definition.h"
+#include "fdw_scan.h"
+#include "fill_step.h"
+#include "load.h"
+#include "view_fill.h"
+
+static Query *
+get_definition(const KappaApplier *applier)
+{
+	return kappa_definition_get_query(kappa_apply_get_version(applier)->definition);
+}
+
+static uint64
+run_into(const KappaApplier *applier, const char *sql, DestReceiver *receiver)
+{
+	SPIExecuteOptions options = { .dest = receiver };
+	int rc = SPI_execute_extended(sql, &options);
+
+	if (rc < 0)
+		elog(ERROR, "replay of view \"%s\" failed: %s", applier->name,
+			 SPI_result_code_string(rc));
+	return SPI_processed;
+}
+
+/* ---- a stretch of the log ---- */
+
+typedef struct ReadStep
+{
+	Oid staging;
+	const KappaStretch *stretch; /* to be scanned; or */
+	KappaBatchTable *batch;      /* in memory */
+	int nmessages;
+} ReadStep;
+
+static uint64
+run_delta(const KappaApplier *applier, const ReadStep *step)
+{
+	const KappaVersion *version = kappa_apply_get_version(applier);
+	Query *definition = get_definition(applier);
+	KappaShape *shape = kappa_analyze_query(definition, NULL, false);
+	char *delta = kappa_definition_get_stretch(definition, shape, version, step->batch != NULL);
+
+	return run_into(applier, delta,
+					kappa_append_create_receiver(OidIsValid(step->staging) ? step->staging
+																		   : applier->target));
+}
+
+static uint64
+read_log(KappaApplier *applier, void *arg)
+{
+	const ReadStep *step = arg;
+	const KappaStretch *stretch = step->stretch;
+	uint64 rows;
+
+	kappa_fdw_bind_bounds(applier->relid, stretch->npartitions, stretch->start, stretch->end);
+	kappa_fdw_number_messages(applier->relid);
+	rows = run_delta(applier, step);
+	kappa_fdw_unbind_bounds();
+	return rows;
+}
+
+static uint64
+read_batch(KappaApplier *applier, void *arg)
+{
+	const ReadStep *step = arg;
+	KappaBatchPart all = { .last = step->nmessages, .again = true };
+	uint64 rows;
+
+	kappa_batch_bind(step->batch, NULL, 0, &all);
+	rows = run_delta(applier, step);
+	kappa_batch_unbind_all();
+	return rows;
+}
+
+static uint64
+read_batches(KappaApplier *applier, ReadStep *step)
+{
+	KappaTable *table = kappa_options_get_table(applier->relid);
+	bool with_headers = kappa_options_reads(table, applier->columns, KAPPA_SOURCE_HEADERS);
+	KappaFillReader *reader = kappa_fill_reader_open(table, applier->owner, with_headers,
+													 step->stretch);
+	KappaBatch *batch;
+	uint64 rows = 0;
+
+	step->batch = kappa_batch_table_create(table, applier->columns);
+	while ((batch = kappa_fill_reader_next(reader)) != NULL)
+	{
+		kappa_batch_table_load(step->batch, batch);
+		step->nmessages = batch->nmessages;
+		rows += kappa_apply_run(applier, read_batch, step);
+	}
+	kappa_fill_reader_close(reader);
+	return rows;
+}
+
+uint64
+kappa_fill_read(KappaApplier *applier, const KappaFill *fill, const KappaStretch *stretch)
+{
+	ReadStep step = { .staging = fill->staging, .stretch = stretch };
+
+	if (kappa_fill_needs_batches(kappa_analyze_query(get_definition(applier), NULL, false)))
+		return read_batches(applier, &step);
+	return kappa_apply_run(applier, read_log, &step);
+}
+
+/* ---- the end ---- */
+
+/*
+ * The tables are empty, so that rows need only be written, if nothing else wants
+ * to hear of each of them.
+ */
+static uint64
+merge_staging(KappaApplier *applier, void *arg)
+{
+	const KappaVersion *version = kappa_apply_get_version(applier);
+	Query *definition = get_definition(applier);
+	KappaFillStatements *statements;
+	int rc;
+
+	statements = kappa_definition_get_fill(definition, kappa_analyze_query(definition, NULL, false),
+										   version, *(const Oid *) arg);
+	if (statements->load != NULL && kappa_append_is_possible(applier->target))
+		return run_into(applier, statements->load,
+						kappa_load_create_receiver(applier->target, version->companion,
+												   applier->live));
+	rc = SPI_execute(statements->merge, false, 0);
+	if (rc < 0)
+		elog(ERROR, "merge of view \"%s\" failed: %s", applier->name,
+			 SPI_result_code_string(rc));
+	return SPI_processed;
+}
+
+void
+kappa_fill_merge(KappaApplier *applier, const KappaFill *fill)
+{
+	Oid staging = fill->staging;
+
+	(void) kappa_apply_run(applier, merge_staging, &staging);
+}
