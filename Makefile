@@ -22,6 +22,7 @@ OBJS = \
 	src/anchor.o \
 	src/append.o \
 	src/apply.o \
+	src/ask.o \
 	src/batch.o \
 	src/blame.o \
 	src/catalog.o \

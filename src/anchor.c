@@ -4,22 +4,24 @@
  *	  Whether a topic that is being read is still the same one
  *
  * librdkafka knows topics by their names.  If one is deleted and made again
- * within a moment, or a partition gets a leader that lacks its last messages,
- * it goes on where it was as soon as somebody answers; and if the new log is
- * long enough, nothing tells.  The rows of two logs would mix.
+ * within a moment, it goes on where it was as soon as somebody answers; and if
+ * the new log is long enough, nothing tells.  The rows of two logs would mix.
  *
  * So an applied message of each partition, the anchor, is remembered, and with
  * each look for new partitions the brokers are asked for the first message that
  * is younger.  It must lie behind the anchor, for ever: what a log holds does
  * not change.  In a new log it lies before it, unless somebody wrote the
- * messages again with their old timestamps.  Then the views compare the anchor
- * itself, as they do at each start (deliver.c).
+ * messages again with their old timestamps.  Then the views compare the last
+ * message that they have applied, as they do at each start (deliver.c).
  *
  * Where timestamps go backwards in a partition, it may have younger messages
  * before the anchor.  That costs one comparison, and then the partition has no
  * anchor any more.
  *
- * Reading the anchor again each time would tell more.  But a consumer that has
+ * A leader that lacks only the last messages is not found like that; fetch.c notes
+ * that there is another one.
+ *
+ * Reading a message again each time would tell more.  But a consumer that has
  * begun to read a partition while the topic goes away may never be closed again
  * (librdkafka 2.0.2): asking for offsets is safe.
  *
@@ -41,38 +43,6 @@ kappa_anchor_propose(KappaSource *source, int partition)
 		return;
 	source->anchor.offset[partition] = source->last_offset[partition];
 	source->anchor.timestamp[partition] = source->last_timestamp[partition];
-	source->anchor.crc[partition] = source->last_crc[partition];
-}
-
-/* A single message to be compared, in CurrentMemoryContext. */
-static KappaLastMessage *
-copy_anchor(KappaSource *source, int partition)
-{
-	KappaLastMessage *copy = palloc(sizeof(KappaLastMessage));
-	Size size = source->npartitions * sizeof(int64);
-
-	copy->npartitions = source->npartitions;
-	copy->offset = memset(palloc(size), -1, size);
-	copy->timestamp = memcpy(palloc(size), source->anchor.timestamp, size);
-	copy->crc = memcpy(palloc(size), source->anchor.crc, size);
-	copy->offset[partition] = source->anchor.offset[partition];
-	return copy;
-}
-
-/* The views shall compare that message with the one that they have applied. */
-static void
-ask_views(KappaSource *source, int partition)
-{
-	ListCell *lc;
-
-	foreach(lc, source->views)
-	{
-		KappaServed *served = lfirst(lc);
-		MemoryContext old = MemoryContextSwitchTo(served->context);
-
-		served->check = copy_anchor(source, partition);
-		MemoryContextSwitchTo(old);
-	}
 }
 
 /* A partition whose first message younger than the anchor lies before it; or -1. */
@@ -100,7 +70,6 @@ kappa_anchor_is_doubtful(KappaSource *source, KafkaTopic *topic)
 
 	if (p < 0)
 		return false;
-	ask_views(source, p);
 	old = MemoryContextSwitchTo(source->context);
 	source->unanchored = bms_add_member(source->unanchored, p);
 	MemoryContextSwitchTo(old);

@@ -18,9 +18,7 @@ extern void kappa_anchor_propose(KappaSource *source, int partition);
 
 /*
  * Ask the brokers about the anchors; throws.  True if one of them may have been
- * replaced by another message: then the views of the source will compare it
- * with what they have applied once the source is started again, which the
- * caller has to do.
+ * replaced by another message; it is none any more.
  */
 extern bool kappa_anchor_is_doubtful(KappaSource *source, KafkaTopic *topic);
 

@@ -99,6 +99,27 @@ note_break(KappaSource *source, const KappaMessage *entry)
 }
 
 /*
+ * What comes from another broker than before may be another log: a leader that was
+ * elected uncleanly lacks messages, and puts others in their place.  It waits until
+ * the last message that was applied has been compared.
+ */
+static bool
+has_moved(KappaSource *source, const KappaMessage *entry)
+{
+	int64 *broker = &source->broker[entry->partition];
+	MemoryContext old;
+
+	if (*broker < 0)
+		*broker = entry->broker;
+	if (entry->broker < 0 || entry->broker == *broker)
+		return false;
+	old = MemoryContextSwitchTo(source->context);
+	source->moved = bms_add_member(source->moved, entry->partition);
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/*
  * Keep the data among the entries that a fetch has brought behind those in
  * hand, and note the rest.
  */
@@ -114,7 +135,8 @@ sort_entries(KappaSource *source, int n)
 
 		if (entry->kind == KAPPA_MESSAGE_ERROR)
 			note_break(source, entry);
-		else if (!bms_is_member(entry->partition, source->broken))
+		else if (!bms_is_member(entry->partition, source->broken) &&
+				 !bms_is_member(entry->partition, source->moved) && !has_moved(source, entry))
 		{
 			if (entry->kind == KAPPA_MESSAGE_DATA)
 			{
@@ -177,7 +199,7 @@ kappa_fetch_gather(KappaSource *source)
 
 	INSTR_TIME_SET_CURRENT(start);
 	while (source->readable && make_room(source) &&
-		   (source->broken == NULL || source->nmessages > 0))
+		   ((source->broken == NULL && source->moved == NULL) || source->nmessages > 0))
 	{
 		int n = kappa_kafka_fetch(source->topic, &source->messages[source->nmessages],
 								  Min(source->nallocated, kappa_batch_rows) - source->nmessages,
@@ -193,8 +215,12 @@ kappa_fetch_gather(KappaSource *source)
 	INSTR_TIME_SET_CURRENT(duration);
 	INSTR_TIME_SUBTRACT(duration, start);
 	source->fetch_us += INSTR_TIME_GET_MICROSEC(duration);
-	if (source->broken != NULL && source->nmessages == 0)
+	if (source->nmessages > 0)
+		return;
+	if (source->broken != NULL)
 		handle_break(source);
+	else if (source->moved != NULL)
+		kappa_source_compare_again(source);
 }
 
 void

@@ -449,6 +449,7 @@ kappa_kafka_adopt_message(KafkaClient *client, rd_kafka_message_t *raw,
 	message->kind = KAPPA_MESSAGE_DATA;
 	message->error = 0;
 	message->partition = raw->partition;
+	message->broker = rd_kafka_message_broker_id(raw);
 	message->offset = raw->offset;
 	message->timestamp = rd_kafka_message_timestamp(raw, &type);
 	message->timestamp_type = timestamp_type_letter(type);
@@ -556,6 +557,7 @@ give_out_error(KafkaTopic *topic, KappaMessage *message)
 	message->kind = KAPPA_MESSAGE_ERROR;
 	message->error = topic->error;
 	message->partition = -1;
+	message->broker = -1;
 	message->offset = -1;
 	message->timestamp = -1;
 	message->value = topic->error_text;

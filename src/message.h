@@ -37,6 +37,7 @@ typedef struct KappaMessage
 	KappaMessageKind kind;
 	int error;       /* rd_kafka_resp_err_t, for KAPPA_MESSAGE_ERROR only; see kafka_error.h */
 	int32 partition; /* -1 for an error of the topic as a whole */
+	int32 broker;    /* that it comes from; -1 if that is not known */
 	int64 offset;
 	int64 timestamp;     /* ms since 1970-01-01 UTC; -1 if the message has none */
 	char timestamp_type; /* 'C' create time, 'A' log append time, 0 none */

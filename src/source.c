@@ -10,8 +10,8 @@
  * Trouble with the brokers is never an error of the process or of a view: the
  * source stops fetching, its views are shown as retrying with the reason, and
  * it is started again after a delay, from the positions of the views.  All
- * questions to the brokers are asked from here, outside any transaction, and
- * wait for a short time only, so that the worker's other sources go on.
+ * questions to the brokers are asked from here and from ask.c, outside any
+ * transaction.
  *
  * IDENTIFICATION
  *	  src/source.c
@@ -24,6 +24,7 @@
 #include "utils/timestamp.h"
 
 #include "anchor.h"
+#include "ask.h"
 #include "deliver.h"
 #include "fetch.h"
 #include "kafka_admin.h"
@@ -32,18 +33,8 @@
 #include "source.h"
 #include "waiters.h"
 
-/* How long one question to the brokers may keep the worker: alone, and with others. */
-#define ASK_TIMEOUT_MS 3000
-#define BUSY_ASK_TIMEOUT_MS 1000
-
 /* The longest delay before the brokers are tried again. */
 #define MAX_RETRY_DELAY_MS 5000
-
-/* Between two looks at a topic of which a partition has no leader. */
-#define LEADER_INTERVAL_MS 1000
-
-/* Between two questions for the end offsets while behind. */
-#define ENDS_INTERVAL_MS 1000
 
 List *kappa_sources = NIL;
 
@@ -59,11 +50,13 @@ stop_source(KappaSource *source)
 	if (source->topic != NULL)
 		kappa_kafka_stop_all(source->topic);
 	for (int p = 0; p < source->npartitions; p++)
-		source->fetched[p] = source->eof[p] = -1;
+		source->fetched[p] = source->eof[p] = source->broker[p] = -1;
 	bms_free(source->broken);
-	source->broken = NULL;
+	bms_free(source->moved);
+	source->broken = source->moved = NULL;
 	source->leaderless = -1;
 	source->headless = false;
+	source->unanswered_since = 0;
 	source->started = false;
 	source->stale = true;
 	source->readable = false;
@@ -133,11 +126,12 @@ kappa_source_note_readable(KappaConnection *connection)
 static void
 check_again(KappaSource *source, KappaServed *served)
 {
+	KappaLastMessage *before = served->check;
 	MemoryContext old;
 	KappaLastMessage *check;
 	Size size = Max(source->npartitions, 1) * sizeof(int64);
 
-	if (served->check != NULL || source->npartitions == 0)
+	if (source->npartitions == 0)
 		return;
 	old = MemoryContextSwitchTo(served->context);
 	check = palloc(sizeof(KappaLastMessage));
@@ -145,8 +139,27 @@ check_again(KappaSource *source, KappaServed *served)
 	check->offset = memcpy(palloc(size), source->last_offset, size);
 	check->timestamp = memcpy(palloc(size), source->last_timestamp, size);
 	check->crc = memcpy(palloc(size), source->last_crc, size);
+	for (int p = 0; before != NULL && p < Min(before->npartitions, check->npartitions); p++)
+	{
+		if (before->offset[p] <= check->offset[p])
+			continue;
+		check->offset[p] = before->offset[p];
+		check->timestamp[p] = before->timestamp[p];
+		check->crc[p] = before->crc[p];
+	}
 	served->check = check;
 	MemoryContextSwitchTo(old);
+}
+
+void
+kappa_source_compare_again(KappaSource *source)
+{
+	ListCell *lc;
+
+	stop_source(source);
+	source->retry_at = 0;
+	foreach(lc, source->views)
+		check_again(source, lfirst(lc));
 }
 
 void
@@ -164,9 +177,7 @@ kappa_source_note_trouble(KappaSource *source, const ErrorData *error, bool show
 	if (shown || source->failures > 1)
 		delay = kappa_shmem_retry_delay(source->failures,
 										Min(kappa_retry_max_delay, MAX_RETRY_DELAY_MS));
-	stop_source(source);
-	foreach(lc, source->views)
-		check_again(source, lfirst(lc));
+	kappa_source_compare_again(source);
 	source->retry_at = TimestampTzPlusMilliseconds(now, delay);
 	if (!shown && !source->suspended)
 		return;
@@ -175,13 +186,8 @@ kappa_source_note_trouble(KappaSource *source, const ErrorData *error, bool show
 		kappa_worker_suspend_view(lfirst(lc), error, source->retry_at);
 }
 
-/*
- * Likewise for an error that a question to the brokers has met.  If the whole
- * client is in trouble this concerns all sources of the connection: none of
- * them needs to find out for itself.
- */
-static void
-note_broker_trouble(KappaSource *source, const ErrorData *error)
+void
+kappa_source_note_broker_trouble(KappaSource *source, const ErrorData *error)
 {
 	KappaConnection *connection = source->connection;
 	ListCell *lc;
@@ -223,138 +229,6 @@ kappa_source_note_success(KappaSource *source)
 	foreach(lc, source->views)
 		if (!((KappaServed *) lfirst(lc))->failing)
 			kappa_worker_resume_view(lfirst(lc));
-}
-
-/* Whether sources would have to wait for the answer to another one's question. */
-static bool
-others_are_started(KappaSource *source)
-{
-	ListCell *lc;
-
-	foreach(lc, kappa_sources)
-		if (lfirst(lc) != source && ((KappaSource *) lfirst(lc))->started)
-			return true;
-	return false;
-}
-
-/* Ask the brokers about a source, but do not wait for long. */
-static ErrorData *
-attempt_asking(void (*step)(void *arg), KappaSource *source)
-{
-	int saved = kappa_connect_timeout;
-	int patience = others_are_started(source) ? BUSY_ASK_TIMEOUT_MS : ASK_TIMEOUT_MS;
-	ErrorData *error;
-
-	kappa_connect_timeout = Min(saved, patience);
-	error = kappa_worker_attempt(step, source);
-	kappa_connect_timeout = saved;
-	return error;
-}
-
-/* Whether a question would have to wait for a fetch. */
-static bool
-is_fetching(KappaConnection *connection)
-{
-	ListCell *lc;
-
-	foreach(lc, kappa_sources)
-		if (((KappaSource *) lfirst(lc))->connection == connection &&
-			((KappaSource *) lfirst(lc))->started)
-			return true;
-	return false;
-}
-
-/* The handle to ask through; throws. */
-static KafkaTopic *
-get_asking_topic(KappaSource *source)
-{
-	if (!is_fetching(source->connection))
-		return source->topic;
-	return kappa_kafka_topic(kappa_connection_get_asker(source->connection), source->name);
-}
-
-static void
-ask_ends_step(void *arg)
-{
-	KappaSource *source = arg;
-
-	kappa_kafka_watermarks(get_asking_topic(source), source->npartitions, NULL, source->end);
-}
-
-/* Whoever waits for the end of the log means that of new partitions, too. */
-static void
-ask_all_ends_step(void *arg)
-{
-	KappaSource *source = arg;
-	KafkaTopic *topic = get_asking_topic(source);
-
-	if (kappa_kafka_partition_count(topic) != source->npartitions)
-		source->stale = true;
-	else
-		kappa_kafka_watermarks(topic, source->npartitions, NULL, source->end);
-}
-
-/*
- * A question beside the fetch has failed.  Busy brokers that answer late are
- * no trouble as long as the client has no error to tell.
- */
-static void
-judge_failed_question(KappaSource *source, const ErrorData *error)
-{
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION &&
-		!kappa_connection_is_down(source->connection))
-		ereport(DEBUG1,
-				(errmsg_internal("%s", error->message),
-				 errdetail_internal("%s", error->detail ? error->detail : "")));
-	else
-		note_broker_trouble(source, error);
-}
-
-static bool
-ask_ends(KappaSource *source, void (*step)(void *arg))
-{
-	ErrorData *error;
-
-	if (!source->started)
-		return false;
-	source->ends_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ENDS_INTERVAL_MS);
-	error = attempt_asking(step, source);
-	source->ask_failed = error != NULL;
-	if (error != NULL)
-		judge_failed_question(source, error);
-	return error == NULL;
-}
-
-bool
-kappa_source_ask_all_ends(KappaSource *source)
-{
-	if (source->ask_failed && GetCurrentTimestamp() < source->ends_at)
-		return false;
-	return ask_ends(source, ask_all_ends_step) && !source->stale;
-}
-
-/*
- * librdkafka speaks of single connections that it has lost as of all brokers
- * being down.  So after a time of grace the brokers are asked something: only
- * if they do not answer there is trouble.
- */
-void
-kappa_source_check_connections(TimestampTz now)
-{
-	ListCell *lc;
-
-	foreach(lc, kappa_connections)
-		kappa_connection_serve(lfirst(lc), now);
-
-	foreach(lc, kappa_sources)
-	{
-		KappaSource *source = lfirst(lc);
-
-		if (!source->started || !kappa_connection_is_suspect(source->connection, now))
-			continue;
-		source->connection->down_since = 0;
-		(void) ask_ends(source, ask_ends_step);
-	}
 }
 
 /* ---- sources and their views ---- */
@@ -496,12 +370,12 @@ set_partition_count(KappaSource *source, int n)
 		source->end = extend_array(source->end, source->npartitions, n);
 		source->eof = extend_array(source->eof, source->npartitions, n);
 		source->fetched = extend_array(source->fetched, source->npartitions, n);
+		source->broker = extend_array(source->broker, source->npartitions, n);
 		source->last_offset = extend_array(source->last_offset, source->npartitions, n);
 		source->last_timestamp = extend_array(source->last_timestamp, source->npartitions, n);
 		source->last_crc = extend_array(source->last_crc, source->npartitions, n);
 		source->anchor.offset = extend_array(source->anchor.offset, source->npartitions, n);
 		source->anchor.timestamp = extend_array(source->anchor.timestamp, source->npartitions, n);
-		source->anchor.crc = extend_array(source->anchor.crc, source->npartitions, n);
 	}
 	source->npartitions = n;
 	MemoryContextSwitchTo(old);
@@ -532,22 +406,27 @@ get_connection(KappaSource *source)
 	return kappa_connection_open(source->serverid, source->owner, with_headers);
 }
 
-/* Connect, and ask for everything about the topic; throws. */
+/* Connect, and ask what any broker can answer; throws. */
 static void
-ask_log_step(void *arg)
+ask_partitions_step(void *arg)
 {
 	KappaSource *source = arg;
-	KappaConnection *connection;
-	KafkaTopic *topic;
-	int n;
+	KappaConnection *connection = get_connection(source);
 
-	connection = get_connection(source);
 	source->connection = connection;
 	source->topic = kappa_kafka_topic(connection->client, source->name);
-	topic = get_asking_topic(source);
-	n = kappa_kafka_partition_count(topic);
-	set_partition_count(source, n);
-	kappa_kafka_watermarks(topic, n, source->begin, source->end);
+	set_partition_count(source, kappa_kafka_partition_count(kappa_ask_topic(source)));
+	source->leaderless = kappa_kafka_find_leaderless(kappa_ask_topic(source));
+}
+
+/* Ask all leaders; throws. */
+static void
+ask_bounds_step(void *arg)
+{
+	KappaSource *source = arg;
+
+	kappa_kafka_watermarks(kappa_ask_topic(source), source->npartitions, source->begin,
+						   source->end);
 }
 
 typedef struct SetLogStep
@@ -667,7 +546,20 @@ start_source(KappaSource *source, TimestampTz now)
 	kappa_fetch_release(source);
 	source->advanced = false;
 	source->retry_at = 0;
-	error = attempt_asking(ask_log_step, source);
+	error = kappa_ask_attempt(ask_partitions_step, source);
+	if (error != NULL)
+	{
+		kappa_source_note_broker_trouble(source, error);
+		return;
+	}
+	if (source->leaderless >= 0)
+	{
+		ErrorData leaderless = kappa_ask_describe_leaderless(source, "To begin, all partitions are needed.");
+
+		kappa_source_note_trouble(source, &leaderless, true);
+		return;
+	}
+	error = kappa_ask_attempt(ask_bounds_step, source);
 	if (error == NULL)
 	{
 		set_log(source);
@@ -677,7 +569,7 @@ start_source(KappaSource *source, TimestampTz now)
 	}
 	if (error != NULL)
 	{
-		note_broker_trouble(source, error);
+		kappa_source_note_trouble(source, error, true);
 		return;
 	}
 	foreach(lc, source->views)
@@ -688,105 +580,8 @@ start_source(KappaSource *source, TimestampTz now)
 	source->advanced = kappa_source_has_seen_ends(source);
 	source->readable = true;
 	source->metadata_at = TimestampTzPlusMilliseconds(now, kappa_metadata_interval);
-	source->ends_at = TimestampTzPlusMilliseconds(now, ENDS_INTERVAL_MS);
+	source->ends_at = TimestampTzPlusMilliseconds(now, KAPPA_ENDS_INTERVAL_MS);
 	kappa_progress_report(source, true);
-}
-
-static void
-count_partitions_step(void *arg)
-{
-	KappaSource *source = arg;
-
-	if (kappa_kafka_partition_count(get_asking_topic(source)) != source->npartitions)
-		source->stale = true;
-}
-
-static void
-find_leaderless_step(void *arg)
-{
-	KappaSource *source = arg;
-
-	source->leaderless = kappa_kafka_find_leaderless(get_asking_topic(source));
-}
-
-static void
-ask_for_anchors_step(void *arg)
-{
-	KappaSource *source = arg;
-
-	if (!kappa_anchor_is_doubtful(source, get_asking_topic(source)))
-		return;
-	stop_source(source);
-	source->retry_at = 0;
-}
-
-/*
- * A partition without a leader is no reason to stop the others.  Elections take
- * a moment, so it is told only if it is there at two looks.
- */
-static void
-judge_leaders(KappaSource *source, int32 before, TimestampTz now)
-{
-	ErrorData error = {
-		.sqlerrcode = ERRCODE_CONNECTION_FAILURE,
-		.message = psprintf("partition %d of topic \"%s\" has no leader",
-							source->leaderless, source->name),
-		.detail = "The other partitions are read.",
-		.hint = "See which brokers of the cluster are gone.",
-	};
-	bool headless = source->leaderless >= 0 && before >= 0;
-	ListCell *lc;
-
-	if (source->leaderless >= 0)
-		source->metadata_at = kappa_earlier(source->metadata_at,
-											TimestampTzPlusMilliseconds(now, LEADER_INTERVAL_MS));
-	if (headless && !source->headless)
-	{
-		source->suspended = true;
-		foreach(lc, source->views)
-			kappa_worker_suspend_view(lfirst(lc), &error, source->metadata_at);
-	}
-	if (!headless && source->headless)
-	{
-		source->headless = false;
-		kappa_source_note_success(source);
-	}
-	source->headless = headless;
-}
-
-/* Look for new partitions, and whether it is still the same topic. */
-static void
-look_at_topic(KappaSource *source, TimestampTz now)
-{
-	int32 before = source->leaderless;
-	ErrorData *error;
-
-	source->metadata_at = TimestampTzPlusMilliseconds(now, kappa_metadata_interval);
-	error = attempt_asking(count_partitions_step, source);
-	if (error == NULL && !source->stale)
-		error = attempt_asking(find_leaderless_step, source);
-	if (error == NULL && !source->stale)
-		judge_leaders(source, before, now);
-	if (error == NULL && !source->stale && source->leaderless < 0)
-		error = attempt_asking(ask_for_anchors_step, source);
-	if (error != NULL)
-		judge_failed_question(source, error);
-}
-
-/* The configuration has changed: a shorter interval holds at once. */
-void
-kappa_source_hasten_metadata(void)
-{
-	TimestampTz latest = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													 kappa_metadata_interval);
-	ListCell *lc;
-
-	foreach(lc, kappa_sources)
-	{
-		KappaSource *source = lfirst(lc);
-
-		source->metadata_at = Min(source->metadata_at, latest);
-	}
 }
 
 /* ---- the loop's part ---- */
@@ -797,7 +592,7 @@ kappa_source_has_batch(KappaSource *source, TimestampTz now)
 	if (!source->started)
 		return false;
 	if (source->nmessages > 0)
-		return now >= source->next_batch_at || source->broken != NULL ||
+		return now >= source->next_batch_at || source->broken != NULL || source->moved != NULL ||
 			   source->nmessages >= kappa_batch_rows ||
 			   source->nbytes >= (Size) kappa_batch_bytes * 1024;
 	if ((source->advanced || source->unrecorded) && now >= source->next_store_at)
@@ -816,10 +611,10 @@ kappa_source_serve(KappaSource *source, TimestampTz now)
 	if (source->unreported && source->nmessages == 0 && !source->advanced)
 		kappa_progress_report(source, false);
 	if (source->started && source->metadata_at <= now)
-		look_at_topic(source, now);
+		kappa_ask_about_topic(source, now);
 	if (source->started && source->ends_at <= now && source->leaderless < 0 &&
 		(!kappa_source_at_end(source) || source->ask_failed) &&
-		ask_ends(source, ask_ends_step))
+		kappa_ask_ends(source))
 		kappa_progress_report(source, true);
 }
 

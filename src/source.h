@@ -56,10 +56,11 @@ typedef struct KappaSource
 	int64 *end;         /* as last seen */
 	int64 *eof;         /* offset of the last EOF event; -1: none since started */
 	int64 *fetched;     /* -1: the partition is not started */
+	int64 *broker;      /* that messages come from; -1: none has come since started */
 	int64 *last_offset; /* the last message delivered; -1: none */
 	int64 *last_timestamp;
 	int64 *last_crc;
-	KappaLastMessage anchor; /* messages that have to stay; see anchor.h */
+	KappaLastMessage anchor; /* messages that have to stay, without crc; see anchor.h */
 	Bitmapset *unanchored;   /* partitions that are not to have one */
 
 	/* The batch in hand. */
@@ -78,10 +79,12 @@ typedef struct KappaSource
 	TimestampTz next_store_at; /* of a position, or last messages, without new ones */
 
 	/* What could not be read. */
-	Bitmapset *broken;     /* partitions, since it was started */
-	KappaBreak last_break; /* the first of them; survives a new start */
-	int32 leaderless;      /* a partition without a leader at the last look; -1: none */
-	bool headless;         /* it was so for longer: views are shown as retrying */
+	Bitmapset *broken;            /* partitions, since it was started */
+	Bitmapset *moved;             /* partitions that another broker has now, likewise */
+	KappaBreak last_break;        /* the first of them; survives a new start */
+	int32 leaderless;             /* a partition without a leader at the last look; -1: none */
+	TimestampTz unanswered_since; /* a leader that the brokers name does not answer; 0: all do */
+	bool headless;                /* one of both for longer: views are shown as retrying */
 
 	/* Decoding; made anew when the set of views changes. */
 	MemoryContext table_context;
@@ -112,14 +115,8 @@ extern void kappa_source_sweep(void);
  */
 extern void kappa_source_serve(KappaSource *source, TimestampTz now);
 
-/* Serve client-wide errors of all connections. */
-extern void kappa_source_check_connections(TimestampTz now);
-
 /* Close connections whose server or user mapping has changed. */
 extern void kappa_source_reread_connections(void);
-
-/* The configuration has changed. */
-extern void kappa_source_hasten_metadata(void);
 
 /* Whether a delivery is due. */
 extern bool kappa_source_has_batch(KappaSource *source, TimestampTz now);
@@ -131,16 +128,23 @@ extern bool kappa_source_has_batch(KappaSource *source, TimestampTz now);
 extern void kappa_source_note_trouble(KappaSource *source, const ErrorData *error, bool shown);
 
 /*
+ * Likewise, shown, for an error of a question that any broker can answer.  If the
+ * whole client is in trouble this concerns all sources of the connection: none of
+ * them needs to find out for itself.
+ */
+extern void kappa_source_note_broker_trouble(KappaSource *source, const ErrorData *error);
+
+/*
+ * Another broker may speak for a partition now: start the source again, and let the
+ * views compare what they have applied last.
+ */
+extern void kappa_source_compare_again(KappaSource *source);
+
+/*
  * Messages or ends of partitions arrive: whatever it was is over, unless it was
  * a place in the log that none of them lies behind.
  */
 extern void kappa_source_note_success(KappaSource *source);
-
-/*
- * Ask for the end offsets now.  False if they could not be had, or there are
- * partitions that the source does not know yet.
- */
-extern bool kappa_source_ask_all_ends(KappaSource *source);
 
 /* True if every partition has been read up to an EOF event and nothing is in hand. */
 extern bool kappa_source_at_end(KappaSource *source);

@@ -17,6 +17,7 @@
 
 #include "utils/memutils.h"
 
+#include "ask.h"
 #include "waiters.h"
 
 typedef struct Waiter
@@ -131,7 +132,7 @@ set_targets(KappaSource *source)
 
 		if (waiter->target != NULL || find_view(source, waiter) == NULL)
 			continue;
-		if (!asked && !kappa_source_ask_all_ends(source))
+		if (!asked && !kappa_ask_all_ends(source))
 			return false;
 		asked = true;
 		waiter->npartitions = source->npartitions;

@@ -38,6 +38,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "ask.h"
 #include "compat.h"
 #include "definition.h"
 #include "deliver.h"
@@ -724,7 +725,7 @@ serve_interrupts(void)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
-		kappa_source_hasten_metadata();
+		kappa_ask_hasten_metadata();
 	}
 	MemoryContextReset(KappaRoundContext);
 	if (kappa_shmem_take_attention())
@@ -798,7 +799,7 @@ run_loop(void)
 		sources = list_copy(kappa_sources);
 		foreach(lc, sources)
 			more |= serve_source(lfirst(lc));
-		kappa_source_check_connections(now);
+		kappa_ask_check_connections(now);
 		kappa_source_sweep();
 		more |= connections_changed || reload_pending();
 		next = kappa_earlier(next_moment(idle_since), report_statistics());

@@ -65,6 +65,7 @@ our @EXPORT = qw(
   produce
   rebuild_status
   same_rows
+  start_cluster
   start_kafka
   start_mock
   start_producer
@@ -99,6 +100,23 @@ sub start_kafka
 	my (%options) = @_;
 
 	$default_kafka = KappaTest::Kafka->new(%options);
+	return $default_kafka;
+}
+
+=pod
+
+=head2 start_cluster($nodes)
+
+Returns a Kafka of several nodes, each a broker and a controller: most of them
+have to be there for it to answer.  See CLUSTER below.
+
+=cut
+
+sub start_cluster
+{
+	my ($nodes) = @_;
+
+	$default_kafka = KappaTest::Cluster->new($nodes);
 	return $default_kafka;
 }
 
@@ -161,7 +179,8 @@ sub new_node
 
 =head2 create_topic($topic, partitions => 1, config => { ... })
 
-Makes an empty topic; one of that name is deleted first.
+Makes an empty topic; one of that name is deleted first.  In a cluster, replicas
+may name the nodes of each partition instead: [ '1,2,3', '2,3,1' ].
 
 =cut
 
@@ -172,6 +191,7 @@ sub create_topic
 	my $config = $options{config} // {};
 	my @arguments = ('-p', $options{partitions} // 1);
 
+	push @arguments, '-R', $_ foreach @{ $options{replicas} // [] };
 	push @arguments, '-c', "$_=$config->{$_}" foreach sort keys %$config;
 	$kafka->try('delete-topic', $topic);
 	$kafka->tool(@arguments, 'create-topic', $topic);
@@ -801,6 +821,26 @@ data, SIGKILL, SIGSTOP and SIGCONT
 
 =back
 
+=head1 CLUSTER
+
+What start_cluster() returns has brokers(), tool() and try() likewise, and
+
+=over
+
+=item node($number)
+
+a node, from 1 on, with the methods of a private Kafka
+
+=item replicas($topic)
+
+by partition, its leader (-1: none) and the replicas that are in sync, as "1 1,2,3"
+
+=item wait_for_replicas($topic, @replicas)
+
+waits until that is so, and dies if it does not come to that
+
+=back
+
 =cut
 
 package KappaTest::Kafka;
@@ -823,11 +863,12 @@ sub new
 	  unless -d $jars;
 	my $self = bless {
 		jars => $jars,
-		secure => $options{secure},
+		options => $options{options} // [ $options{secure} ? 'secure' : () ],
 		directory => PostgreSQL::Test::Utils::tempdir('kafka')
 	}, $class;
 	push @started, $self;
-	$self->start;
+	$self->launch;
+	$self->await unless $options{options};
 	return $self;
 }
 
@@ -942,20 +983,36 @@ sub tool_to_file
 	return;
 }
 
-sub start
+# Start it, without waiting for it.
+sub launch
 {
 	my ($self) = @_;
 	my $script = "$directory/broker/run_kafka";
 
 	die 'a shared Kafka is not to be stopped' unless $self->{directory};
 	$self->{pid} = open($self->{out}, '-|', $script, $self->{jars},
-		$self->{directory}, $self->{secure} ? 'secure' : ())
+		$self->{directory}, @{ $self->{options} })
 	  or die "could not run $script: $!";
+	return;
+}
+
+sub await
+{
+	my ($self) = @_;
 	my $line = readline($self->{out}) // '';
 	my ($brokers, $others) = $line =~ /^ready (\S+)(.*)/
 	  or die "Kafka did not start, see $self->{directory}/kafka.log";
 	$self->{brokers} = $brokers;
 	$self->{listeners} = { map { split /=/ } split ' ', $others };
+	return;
+}
+
+sub start
+{
+	my ($self) = @_;
+
+	$self->launch;
+	$self->await;
 	return;
 }
 
@@ -1013,6 +1070,57 @@ END
 
 	$_->stop foreach @started;
 	$? = $status;
+}
+
+package KappaTest::Cluster;
+
+use PostgreSQL::Test::Cluster;
+use Time::HiRes qw(sleep time);
+
+our @ISA = qw(KappaTest::Kafka);
+
+sub new
+{
+	my ($class, $nodes) = @_;
+	my $voters = join ',',
+	  map { "$_\@127.0.0.1:" . PostgreSQL::Test::Cluster::get_free_port() } 1 .. $nodes;
+	my $self = bless {}, $class;
+
+	$self->{nodes} = [ map { KappaTest::Kafka->new(private => 1, options => [ $_, $voters ]) } 1 .. $nodes ];
+	$_->await foreach @{ $self->{nodes} };
+	$self->{brokers} = join ',', map { $_->brokers } @{ $self->{nodes} };
+	return $self;
+}
+
+sub node
+{
+	my ($self, $number) = @_;
+
+	return $self->{nodes}[ $number - 1 ];
+}
+
+sub replicas
+{
+	my ($self, $topic) = @_;
+
+	return map {
+		my (undef, $leader, $in_sync) = split /\t/;
+		"$leader " . join ',', sort split /,/, $in_sync // '';
+	} split /\n/, $self->tool('replicas', $topic);
+}
+
+sub wait_for_replicas
+{
+	my ($self, $topic, @expected) = @_;
+	my $deadline = time + 60;
+	my @seen;
+
+	while ("@{[ @seen = $self->replicas($topic) ]}" ne "@expected")
+	{
+		die "topic $topic has the replicas @seen, not @expected" if time > $deadline;
+		sleep(0.05);
+	}
+	return;
 }
 
 package KappaTest::Mock;

@@ -6,7 +6,7 @@
  *	  kafka_tool [-b BROKERS] COMMAND ...
  *
  *	  ready                            wait until the cluster answers
- *	  create-topic TOPIC [-p N] [-c NAME=VALUE]...
+ *	  create-topic TOPIC [-p N] [-R NODES]... [-c NAME=VALUE]...
  *	  delete-topic TOPIC
  *	  add-partitions TOPIC TOTAL
  *	  delete-records TOPIC PARTITION BEFORE
@@ -14,9 +14,11 @@
  *	  consume TOPIC [-u]               messages as COPY reads them, partitions mixed
  *	  count TOPIC [-u]                 messages that a reader gets
  *	  offsets TOPIC [-u]               partition, first and end offset
+ *	  replicas TOPIC                   partition, leader (-1: none), replicas in sync
  *
  * Without -b the brokers are those of KAPPA_TEST_BROKERS.  -u reads also what
- * is not committed.  A command that changes a topic returns when the cluster
+ * is not committed.  -R, once for each partition, names the nodes that shall have
+ * it ("1,2,3"); otherwise there is one for each, which Kafka chooses.  A command that changes a topic returns when the cluster
  * shows the change.
  *
  * "produce" reads one message per line of standard input, tab-separated:
@@ -61,6 +63,8 @@ typedef struct Options
 	const char *codec;
 	const char *configs[MAX_CONFIGS];
 	int nconfigs;
+	const char *nodes[MAX_CONFIGS]; /* by partition */
+	int nnodes;
 	int partitions;
 	double rate; /* messages per second; 0: as fast as it goes */
 	bool uncommitted;
@@ -275,18 +279,40 @@ run_ready(const Options *options)
 	return 0;
 }
 
+/* Say which nodes shall have a partition: "1,2,3". */
+static void
+assign_replicas(rd_kafka_NewTopic_t *topic, int partition, const char *nodes)
+{
+	int32_t numbers[MAX_CONFIGS];
+	size_t n = 0;
+	char message[512];
+
+	for (const char *next = nodes; next != NULL && n < MAX_CONFIGS; n++)
+	{
+		numbers[n] = atoi(next);
+		next = strchr(next, ',');
+		next = next ? next + 1 : NULL;
+	}
+	if (rd_kafka_NewTopic_set_replica_assignment(topic, partition, numbers, n,
+												 message, sizeof(message)))
+		fail("%s", message);
+}
+
 static int
 run_create_topic(const Options *options)
 {
 	rd_kafka_t *handle = open_consumer(options);
 	rd_kafka_queue_t *queue = rd_kafka_queue_new(handle);
 	char message[512];
+	int partitions = options->nnodes ? options->nnodes : options->partitions;
 	rd_kafka_NewTopic_t *topic =
-		rd_kafka_NewTopic_new(options->topic, options->partitions, 1, message,
-							  sizeof(message));
+		rd_kafka_NewTopic_new(options->topic, partitions,
+							  options->nnodes ? -1 : 1, message, sizeof(message));
 
 	if (topic == NULL)
 		fail("%s", message);
+	for (int i = 0; i < options->nnodes; i++)
+		assign_replicas(topic, i, options->nodes[i]);
 	for (int i = 0; i < options->nconfigs; i++)
 	{
 		char *name = strdup(options->configs[i]);
@@ -301,7 +327,7 @@ run_create_topic(const Options *options)
 	rd_kafka_CreateTopics(handle, &topic, 1, NULL, queue);
 	finish_admin(queue);
 	rd_kafka_NewTopic_destroy(topic);
-	wait_for_partitions(handle, options->topic, options->partitions);
+	wait_for_partitions(handle, options->topic, partitions);
 	rd_kafka_destroy(handle);
 	return 0;
 }
@@ -623,6 +649,34 @@ run_offsets(const Options *options)
 	return 0;
 }
 
+static int
+run_replicas(const Options *options)
+{
+	rd_kafka_t *handle = open_consumer(options);
+	rd_kafka_topic_t *topic = rd_kafka_topic_new(handle, options->topic, NULL);
+	const struct rd_kafka_metadata *metadata;
+	rd_kafka_resp_err_t err =
+		rd_kafka_metadata(handle, 0, topic, &metadata, TIMEOUT_MS);
+	const rd_kafka_metadata_topic_t *found;
+
+	if (err)
+		fail("%s", rd_kafka_err2str(err));
+	found = &metadata->topics[0];
+	for (int i = 0; i < found->partition_cnt; i++)
+	{
+		const rd_kafka_metadata_partition_t *partition = &found->partitions[i];
+
+		printf("%d\t%d\t", partition->id, partition->leader);
+		for (int j = 0; j < partition->isr_cnt; j++)
+			printf("%s%d", j > 0 ? "," : "", partition->isrs[j]);
+		putchar('\n');
+	}
+	rd_kafka_metadata_destroy(metadata);
+	rd_kafka_topic_destroy(topic);
+	rd_kafka_destroy(handle);
+	return 0;
+}
+
 /* Print bytes as COPY's text format reads them. */
 static void
 print_field(const char *bytes, size_t len)
@@ -754,6 +808,7 @@ static const struct
 	{ "consume", run_consume, true },
 	{ "count", run_count, true },
 	{ "offsets", run_offsets, true },
+	{ "replicas", run_replicas, true },
 };
 
 int
@@ -764,7 +819,7 @@ main(int argc, char **argv)
 						.partitions = 1 };
 	int option;
 
-	while ((option = getopt(argc, argv, "b:c:p:r:t:uz:")) != -1)
+	while ((option = getopt(argc, argv, "b:c:p:r:R:t:uz:")) != -1)
 	{
 		switch (option)
 		{
@@ -778,6 +833,11 @@ main(int argc, char **argv)
 				break;
 			case 'p':
 				options.partitions = atoi(optarg);
+				break;
+			case 'R':
+				if (options.nnodes >= MAX_CONFIGS)
+					fail("too many options");
+				options.nodes[options.nnodes++] = optarg;
 				break;
 			case 'r':
 				options.rate = atof(optarg);
