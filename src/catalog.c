@@ -20,10 +20,12 @@
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -94,6 +96,24 @@ bool
 kappa_catalog_installed(void)
 {
 	return OidIsValid(get_extension_oid("kappa", true));
+}
+
+bool
+kappa_catalog_hold(void)
+{
+	for (;;)
+	{
+		Oid extension = get_extension_oid("kappa", true);
+
+		if (!OidIsValid(extension))
+			return false;
+		LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+
+		/* It may have been dropped, and made anew, until it could be locked. */
+		if (get_extension_oid("kappa", true) == extension)
+			return true;
+		UnlockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+	}
 }
 
 /* ---- reading a result row ---- */

@@ -161,6 +161,13 @@ extern void kappa_catalog_add_event(Oid view, const char *event, int32 version,
 /* True if the extension exists in this database. */
 extern bool kappa_catalog_installed(void);
 
+/*
+ * Likewise, and keep it from being dropped until the end of the transaction.
+ * DROP EXTENSION locks the extension before anything else, so who does the same
+ * and DROP EXTENSION never wait for each other.
+ */
+extern bool kappa_catalog_hold(void);
+
 /* For other modules that run SQL over kappa's tables; SPI is connected between the two. */
 typedef struct KappaCatalogScope
 {

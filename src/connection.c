@@ -74,7 +74,7 @@ read_config(Oid serverid, Oid owner)
 	MemoryContext context = CurrentMemoryContext;
 	KafkaConfig *config;
 
-	StartTransactionCommand();
+	kappa_worker_begin();
 	MemoryContextSwitchTo(context);
 	config = kappa_options_get_connection(serverid, owner);
 	CommitTransactionCommand();

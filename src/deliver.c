@@ -357,7 +357,7 @@ deliver_step(void *arg)
 
 	SetCurrentStatementStartTimestamp();
 	pgstat_report_activity(STATE_RUNNING, "applying messages");
-	StartTransactionCommand();
+	kappa_worker_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	foreach(lc, delivery->views)
 		deliver_to_view(delivery, lfirst(lc));
@@ -507,7 +507,7 @@ transaction_step(void *arg)
 	TransactionStep *transaction = arg;
 
 	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
+	kappa_worker_begin();
 	transaction->step(transaction->arg);
 	AbortCurrentTransaction();
 }

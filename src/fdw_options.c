@@ -348,6 +348,26 @@ kappa_options_reads(const KappaTable *table, const Bitmapset *columns, KappaColu
 	return false;
 }
 
+const char *
+kappa_options_get_topic(Oid relid, Oid *serverid)
+{
+	ForeignTable *foreign;
+	ListCell *lc;
+
+	if (!SearchSysCacheExists1(FOREIGNTABLEREL, ObjectIdGetDatum(relid)))
+		return NULL;
+	foreign = GetForeignTable(relid);
+	*serverid = foreign->serverid;
+	foreach(lc, foreign->options)
+	{
+		DefElem *def = lfirst_node(DefElem, lc);
+
+		if (strcmp(def->defname, "topic") == 0)
+			return defGetString(def);
+	}
+	return NULL;
+}
+
 static void
 add_properties(KafkaConfig *config, List *options)
 {

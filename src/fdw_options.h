@@ -85,6 +85,9 @@ extern KappaTable *kappa_options_get_table(Oid relid);
 extern bool kappa_options_reads(const KappaTable *table, const Bitmapset *columns,
 								KappaColumnSource source);
 
+/* Topic and server of a foreign table, without a lock on it; NULL if it is gone. */
+extern const char *kappa_options_get_topic(Oid relid, Oid *serverid);
+
 /*
  * Connection properties of a server for a user: the server's options and the
  * user mapping's, under librdkafka's names.  A server without a mapping for

@@ -394,7 +394,7 @@ take_turn(void)
 	FillResult result;
 
 	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
+	kappa_worker_begin();
 	MemoryContextSwitchTo(FillerContext);
 	result = take_turn_in_transaction();
 	CommitTransactionCommand();
@@ -426,7 +426,7 @@ suspend(const ErrorData *error)
 
 	if (!first)
 		return;
-	StartTransactionCommand();
+	kappa_worker_begin();
 	kappa_catalog_add_event(fill_view, "failed", fill_version,
 							unpack_sql_state(error->sqlerrcode), error->message);
 	CommitTransactionCommand();
@@ -453,7 +453,7 @@ note_success(void)
 	kappa_shmem_view_postpone(place->slot, KAPPA_REPLAYING_REASON, 0);
 	if (event == NULL)
 		return;
-	StartTransactionCommand();
+	kappa_worker_begin();
 	kappa_catalog_add_event(fill_view, event, fill_version, NULL, NULL);
 	CommitTransactionCommand();
 }
@@ -474,7 +474,7 @@ give_up(void)
 {
 	KappaFill *fill;
 
-	StartTransactionCommand();
+	kappa_worker_begin();
 	fill = kappa_fill_lock(fill_view, fill_version);
 	if (fill != NULL && fill->active)
 	{

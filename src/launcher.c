@@ -192,7 +192,10 @@ start_supervisor(Oid dbid)
 	return false;
 }
 
-/* Free the slots of supervisors that have gone, and note how they ended. */
+/*
+ * Free the slots of supervisors that have gone, and note how they ended.  One
+ * that found no extension may have looked just before it came.
+ */
 static void
 collect_supervisor(const KappaDatabaseStatus *status)
 {
@@ -200,8 +203,12 @@ collect_supervisor(const KappaDatabaseStatus *status)
 
 	if (entry != NULL)
 	{
-		entry->settled = status->state == KAPPA_DATABASE_ABSENT;
-		entry->next_at = TimestampTzPlusMilliseconds(status->started_at, RESTART_DELAY_MS);
+		bool absent = status->state == KAPPA_DATABASE_ABSENT;
+
+		entry->settled = absent && !status->reload;
+		entry->next_at = 0;
+		if (!absent)
+			entry->next_at = TimestampTzPlusMilliseconds(status->started_at, RESTART_DELAY_MS);
 	}
 	kappa_shmem_database_free(&status->id);
 }

@@ -45,6 +45,7 @@
 #include "shmem.h"
 #include "swap.h"
 #include "swap_index.h"
+#include "worker.h"
 
 #define REPORT_INTERVAL_MS 1000
 #define POLL_INTERVAL_MS 100 /* for what the worker does not announce */
@@ -150,7 +151,7 @@ report(Rebuild *rebuild, const KappaApplier *shadow, const char *phase, int wait
 		!TimestampDifferenceExceeds(rebuild->reported_at, now, REPORT_INTERVAL_MS))
 		return;
 
-	StartTransactionCommand();
+	kappa_worker_begin();
 	kappa_rebuild_run_report(rebuild->view, rebuild->version, phase,
 							 count_messages(shadow), waiting_for);
 	CommitTransactionCommand();
@@ -222,7 +223,7 @@ prepare_shadow(Rebuild *rebuild, const KappaApplier *shadow)
 {
 	bool lacking = false;
 
-	StartTransactionCommand();
+	kappa_worker_begin();
 	if (can_exchange(rebuild->view, shadow->target))
 		lacking = lacks_something(rebuild->view, shadow->target);
 	else
@@ -232,7 +233,7 @@ prepare_shadow(Rebuild *rebuild, const KappaApplier *shadow)
 		return false;
 
 	report(rebuild, shadow, KAPPA_PHASE_INDEXES, 0);
-	StartTransactionCommand();
+	kappa_worker_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	kappa_swap_build_indexes(rebuild->view, shadow->target);
 	PopActiveSnapshot();
@@ -405,7 +406,7 @@ switch_version(Rebuild *rebuild, const KappaApplier *shadow, bool alone, int *de
 	KappaSwitchResult result;
 	int32 previous;
 
-	StartTransactionCommand();
+	kappa_worker_begin();
 	result = try_switch(rebuild, shadow, alone, &previous);
 	CommitTransactionCommand();
 	if (result == KAPPA_SWITCH_DONE)
@@ -468,7 +469,7 @@ advance(Rebuild *rebuild, const KappaApplier *shadow, bool joined, int *delay_ms
 	KappaRebuildRun *run;
 	bool there;
 
-	StartTransactionCommand();
+	kappa_worker_begin();
 	MemoryContextSwitchTo(context);
 	there = get_run(rebuild, &view, &run);
 	CommitTransactionCommand();
@@ -538,7 +539,7 @@ keep(const KappaApplier *kept, const KappaApplier *live, bool caught_up, int *de
 
 	if (left <= 0)
 	{
-		StartTransactionCommand();
+		kappa_worker_begin();
 		(void) kappa_previous_drop(kept->view, "its time is over");
 		CommitTransactionCommand();
 		forget_rebuild(rebuild);
@@ -616,7 +617,7 @@ kappa_rebuild_step(KappaApplier *shadow, KappaApplier *live, bool caught_up,
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		RESUME_INTERRUPTS();
-		StartTransactionCommand();
+		kappa_worker_begin();
 		kappa_rebuild_fail(view, version,
 						   error->detail == NULL ? error->message
 												 : psprintf("%s: %s", error->message, error->detail));

@@ -156,7 +156,8 @@ typedef struct KappaDatabaseStatus
 {
 	KappaProcessId id;
 	KappaDatabaseState state;
-	pid_t pid; /* 0: not attached */
+	pid_t pid;   /* 0: not attached */
+	bool reload; /* something has changed in the catalog since it looked */
 	TimestampTz started_at;
 } KappaDatabaseStatus;
 

@@ -282,6 +282,7 @@ kappa_shmem_get_databases(KappaDatabaseStatus **statuses)
 		status->id.generation = kappa_shmem.supervisors[i].generation;
 		status->state = kappa_shmem.supervisors[i].state;
 		status->pid = kappa_shmem.supervisors[i].pid;
+		status->reload = kappa_shmem.supervisors[i].reload;
 		status->started_at = kappa_shmem.supervisors[i].started_at;
 		n++;
 	}

@@ -46,9 +46,13 @@
 #include "process.h"
 #include "shmem.h"
 #include "supervisor.h"
+#include "worker.h"
 
 /* Before another try when there was no slot for a background worker. */
 #define SLOT_DELAY_MS 1000
+
+/* Before another look at kappa's tables when somebody had locked them. */
+#define LOCK_DELAY_MS 1000
 
 /* A version of a view that should run, and its group. */
 typedef struct RunnableView
@@ -56,7 +60,6 @@ typedef struct RunnableView
 	Oid view;
 	int32 version;
 	int slot;
-	bool grouped;  /* false: its foreign table could not be read */
 	bool filling;  /* by processes of its own, see fill.h */
 	bool building; /* a rebuild's: it says itself when it may join the others */
 	Oid serverid;
@@ -78,6 +81,7 @@ static MemoryContext RoundContext;    /* reset before each round */
 
 static List *runnable = NIL;            /* of RunnableView */
 static bool views_missing_slot = false; /* said so in the log */
+static uint32 wait_event;
 
 /* The present round, in RoundContext. */
 static Candidate *candidates;
@@ -96,54 +100,13 @@ static bool slot_missing; /* no worker can be started in this round */
 static void
 find_group(RunnableView *view, KappaVersion *version)
 {
-	KappaTable *table;
+	const char *topic = NULL;
 
 	view->owner = kappa_options_get_owner(version->view);
 	view->serverid = InvalidOid;
-	view->topic = "";
 	if (OidIsValid(version->source) && OidIsValid(version->definition))
-	{
-		table = kappa_options_get_table(version->source);
-		view->serverid = table->serverid;
-		view->topic = MemoryContextStrdup(RunnableContext, table->topic);
-	}
-	view->grouped = true;
-}
-
-/*
- * Find the group of one view in a transaction of its own: one whose foreign
- * table cannot be read must not keep the others from running.
- */
-static void
-find_group_or_fail(RunnableView *view, KappaVersion *version)
-{
-	bool first;
-	ErrorData *error;
-
-	PG_TRY();
-	{
-		StartTransactionCommand();
-		find_group(view, version);
-		CommitTransactionCommand();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(RunnableContext);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortCurrentTransaction();
-		view->grouped = false;
-		first = kappa_shmem_view_suspend(view->slot, error->sqlerrcode, error->message, 0);
-		if (first)
-		{
-			StartTransactionCommand();
-			kappa_catalog_add_event(view->view, "failed", view->version,
-									unpack_sql_state(error->sqlerrcode), error->message);
-			CommitTransactionCommand();
-		}
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(RunnableContext);
+		topic = kappa_options_get_topic(version->source, &view->serverid);
+	view->topic = MemoryContextStrdup(RunnableContext, topic == NULL ? "" : topic);
 }
 
 static int
@@ -193,41 +156,20 @@ is_filling(const List *fills, const KappaVersion *version)
 	return false;
 }
 
-/*
- * Read from the catalog what should run.  False if the extension is gone.
- */
-static bool
-load_runnable(void)
+/* Make runnable of the versions that should run, as far as there are slots for them. */
+static void
+set_runnable(List *versions, List *fills)
 {
 	KappaViewPlace *places;
-	List *versions = NIL;
-	List *fills = NIL;
 	ListCell *lc;
-	bool installed;
 	bool missing = false;
-	int n;
+	int n = kappa_shmem_get_places(&places);
 
-	MemoryContextReset(RunnableContext);
-	runnable = NIL;
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	installed = kappa_catalog_installed();
-	MemoryContextSwitchTo(RunnableContext);
-	if (installed)
-	{
-		versions = kappa_catalog_list_runnable();
-		fills = kappa_fill_list();
-	}
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(RunnableContext);
-	if (!installed)
-		return false;
-
-	n = kappa_shmem_get_places(&places);
 	foreach(lc, versions)
 	{
 		KappaVersion *version = lfirst(lc);
-		RunnableView *view = palloc0(sizeof(RunnableView));
+		RunnableView *view = MemoryContextAllocZero(RunnableContext, sizeof(RunnableView));
+		MemoryContext old;
 
 		view->view = version->view;
 		view->version = version->version;
@@ -239,11 +181,32 @@ load_runnable(void)
 			missing = true;
 			continue;
 		}
-		find_group_or_fail(view, version);
+		find_group(view, version);
+		old = MemoryContextSwitchTo(RunnableContext);
 		runnable = lappend(runnable, view);
+		MemoryContextSwitchTo(old);
 	}
 	note_missing_slots(missing);
-	return true;
+}
+
+/*
+ * Read from the catalog what should run.  False if the extension is gone.
+ */
+static bool
+load_runnable(void)
+{
+	bool installed;
+
+	MemoryContextReset(RunnableContext);
+	runnable = NIL;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	installed = kappa_catalog_hold();
+	if (installed)
+		set_runnable(kappa_catalog_list_runnable(), kappa_fill_list());
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(RoundContext);
+	return installed;
 }
 
 /* ---- the workers ---- */
@@ -260,8 +223,8 @@ get_worker(int slot)
 static bool
 same_group(const RunnableView *a, const RunnableView *b)
 {
-	return a->grouped && b->grouped && a->serverid == b->serverid &&
-		   a->owner == b->owner && strcmp(a->topic, b->topic) == 0;
+	return a->serverid == b->serverid && a->owner == b->owner &&
+		   strcmp(a->topic, b->topic) == 0;
 }
 
 /* Whether a worker serves, or is to serve, views of a group. */
@@ -495,9 +458,8 @@ join_main_worker(Candidate *candidate)
 	KappaWorkerStatus *worker = get_worker(place->owner);
 	int target;
 
-	if (candidate->runnable == NULL || !candidate->runnable->grouped ||
-		!place->caught_up || worker == NULL || !worker->catchup ||
-		place->wanted != place->owner)
+	if (candidate->runnable == NULL || !place->caught_up || worker == NULL ||
+		!worker->catchup || place->wanted != place->owner)
 		return;
 
 	target = find_main_worker(candidate->runnable);
@@ -552,9 +514,8 @@ is_due(Candidate *candidate, TimestampTz now)
 {
 	KappaViewPlace *place = candidate->place;
 
-	return candidate->runnable != NULL && candidate->runnable->grouped &&
-		   !candidate->runnable->filling && place->owner < 0 && place->wanted < 0 &&
-		   place->retry_at <= now;
+	return candidate->runnable != NULL && !candidate->runnable->filling &&
+		   place->owner < 0 && place->wanted < 0 && place->retry_at <= now;
 }
 
 static int64
@@ -577,9 +538,10 @@ static void
 read_positions(const RunnableView *view)
 {
 	StartTransactionCommand();
-	for (int i = 0; i < ncandidates; i++)
-		if (candidates[i].runnable != NULL && same_group(candidates[i].runnable, view))
-			candidates[i].position = get_position(&candidates[i]);
+	if (kappa_catalog_hold())
+		for (int i = 0; i < ncandidates; i++)
+			if (candidates[i].runnable != NULL && same_group(candidates[i].runnable, view))
+				candidates[i].position = get_position(&candidates[i]);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(RoundContext);
 }
@@ -757,24 +719,6 @@ next_moment(TimestampTz now)
 	return next;
 }
 
-/* A view whose foreign table could not be read is due: read it again. */
-static bool
-must_reload(TimestampTz now)
-{
-	KappaViewPlace *places;
-	int n = kappa_shmem_get_places(&places);
-
-	for (int i = 0; i < n; i++)
-	{
-		RunnableView *view = find_runnable(places[i].slot);
-
-		if (view != NULL && !view->grouped && places[i].owner < 0 &&
-			places[i].retry_at <= now)
-			return true;
-	}
-	return false;
-}
-
 /* One round of decisions; returns when the next is due, or 0. */
 static TimestampTz
 decide(void)
@@ -798,7 +742,7 @@ decide(void)
  * may be doing fails by itself.
  */
 static void
-retire(uint32 wait_event)
+retire(void)
 {
 	KappaWorkerStatus *statuses;
 
@@ -829,9 +773,7 @@ init_supervisor(void)
 	if (!kappa_shmem_attach_supervisor(&id))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(id.dbid, InvalidOid, 0);
-	SetConfigOption("search_path", "pg_catalog", PGC_USERSET, PGC_S_OVERRIDE);
-	/* It is DROP EXTENSION that shall go on, and this process that begins anew. */
-	SetConfigOption("deadlock_timeout", "250ms", PGC_SUSET, PGC_S_OVERRIDE);
+	kappa_worker_pin_settings();
 	SetConfigOption("application_name", "kappa supervisor", PGC_USERSET, PGC_S_SESSION);
 
 	SupervisorContext = AllocSetContextCreate(TopMemoryContext, "kappa supervisor",
@@ -840,16 +782,64 @@ init_supervisor(void)
 											ALLOCSET_DEFAULT_SIZES);
 	RoundContext = AllocSetContextCreate(SupervisorContext, "kappa supervisor round",
 										 ALLOCSET_DEFAULT_SIZES);
+	wait_event = WaitEventExtensionNew("KappaSupervisorMain");
+}
+
+/*
+ * One round: read the catalog if something has changed there, and decide.
+ * Returns when the next one is due, or 0.
+ */
+static TimestampTz
+run_round(void)
+{
+	static bool loaded = false;
+	static bool serving = false;
+
+	loaded &= !kappa_shmem_take_reload();
+	if (!loaded)
+	{
+		if (!load_runnable())
+			retire();
+		loaded = true;
+	}
+	if (!serving)
+		kappa_shmem_database_report(KAPPA_DATABASE_SERVING);
+	serving = true;
+	return decide();
+}
+
+/*
+ * Likewise.  Whoever has locked kappa's tables, or is about to drop the
+ * extension, is not waited for: what is assigned stays so, and is looked at
+ * again soon.
+ */
+static TimestampTz
+try_round(void)
+{
+	volatile TimestampTz next = 0;
+
+	PG_TRY();
+	{
+		next = run_round();
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE &&
+			geterrcode() != ERRCODE_T_R_DEADLOCK_DETECTED)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(RoundContext);
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCK_DELAY_MS);
+	}
+	PG_END_TRY();
+	return next;
 }
 
 void
 kappa_supervisor_main(Datum arg)
 {
-	uint32 wait_event;
-	bool serving = false;
-
 	init_supervisor();
-	wait_event = WaitEventExtensionNew("KappaSupervisorMain");
 	for (;;)
 	{
 		TimestampTz next;
@@ -859,16 +849,7 @@ kappa_supervisor_main(Datum arg)
 		MemoryContextReset(RoundContext);
 		MemoryContextSwitchTo(RoundContext);
 		(void) kappa_shmem_take_attention();
-		if (!serving || kappa_shmem_take_reload() || must_reload(GetCurrentTimestamp()))
-		{
-			if (!load_runnable())
-				retire(wait_event);
-			MemoryContextSwitchTo(RoundContext);
-			if (!serving)
-				kappa_shmem_database_report(KAPPA_DATABASE_SERVING);
-			serving = true;
-		}
-		next = decide();
+		next = try_round();
 		pgstat_report_activity(STATE_IDLE, NULL);
 		kappa_launcher_sleep(next, wait_event);
 	}

@@ -60,6 +60,17 @@ List *kappa_worker_views = NIL;
 static bool connections_changed = false;
 static uint32 wait_event;
 
+/* ---- transactions ---- */
+
+/* Nothing is left to do without the extension, and nobody to tell about it. */
+void
+kappa_worker_begin(void)
+{
+	StartTransactionCommand();
+	if (!kappa_catalog_hold())
+		proc_exit(0);
+}
+
 /* ---- errors ---- */
 
 ErrorData *
@@ -128,16 +139,13 @@ add_event_step(void *arg)
 {
 	EventStep *step = arg;
 
-	StartTransactionCommand();
+	kappa_worker_begin();
 	kappa_catalog_add_event(step->served->view, step->event, step->served->version,
 							step->sqlstate, step->detail);
 	CommitTransactionCommand();
 }
 
-/*
- * That an event could not be recorded is no reason to do anything else: the
- * extension may be on its way out.
- */
+/* That an event could not be recorded is no reason to do anything else. */
 void
 kappa_worker_add_event(KappaServed *served, const char *event,
 					   const char *sqlstate, const char *detail)
@@ -188,7 +196,7 @@ stop_view_step(void *arg)
 	KappaServed *served = step->served;
 	KappaVersion *version;
 
-	StartTransactionCommand();
+	kappa_worker_begin();
 	version = kappa_catalog_get_version(served->view, served->version);
 	if (version != NULL && !version->live)
 		kappa_rebuild_fail(served->view, served->version, step->reason);
@@ -238,7 +246,7 @@ check_presence_step(void *arg)
 	PresenceStep *step = arg;
 	KappaServed *served = step->served;
 
-	StartTransactionCommand();
+	kappa_worker_begin();
 	step->gone = kappa_catalog_get_version(served->view, served->version) == NULL;
 	if (!step->gone && served->name == NULL)
 		served->name = MemoryContextStrdup(served->context,
@@ -321,7 +329,7 @@ open_view_step(void *arg)
 {
 	KappaServed *served = arg;
 
-	StartTransactionCommand();
+	kappa_worker_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(KappaWorkerContext);
 	served->applier = kappa_apply_open(served->view, served->version);
@@ -609,7 +617,7 @@ begin_fill_step(void *arg)
 	FillStep *step = arg;
 	KappaServed *served = step->served;
 
-	StartTransactionCommand();
+	kappa_worker_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	step->begun = kappa_fill_begin(served->applier, served->source->end);
 	PopActiveSnapshot();

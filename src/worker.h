@@ -104,6 +104,12 @@ extern void kappa_worker_resume_view(KappaServed *served);
 extern void kappa_worker_add_event(KappaServed *served, const char *event,
 								   const char *sqlstate, const char *detail);
 
+/*
+ * Begin a transaction of a process that applies messages.  It holds the extension
+ * first of all, see kappa_catalog_hold(); if that is gone, the process ends.
+ */
+extern void kappa_worker_begin(void);
+
 /* Message, detail and hint of an error as one text. */
 extern char *kappa_worker_describe_error(const ErrorData *error);
 

@@ -1,0 +1,98 @@
+# The extension comes and goes while kappa's processes look at it, and what they
+# look at is locked by others.
+
+use strict;
+use warnings;
+
+use KappaTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $kafka = start_kafka();
+my $node = new_node(conf => "kappa.retry_max_delay = '300ms'\n");
+my $brokers = $kafka->brokers;
+
+sub sql { return $node->safe_psql('postgres', @_); }
+
+sub make_view
+{
+	my ($view) = @_;
+
+	return sql("CREATE FOREIGN TABLE ${view}_t (n bigint) SERVER events OPTIONS (topic '$view', format 'json');
+		SELECT kappa.create_view('$view', 'SELECT n, count(*) AS c, avg(n) AS a FROM ${view}_t GROUP BY n')");
+}
+
+sub fill { return produce($_[0], [ map { { value => { n => $_ } } } 1 .. 100 ]); }
+
+# What kappa's processes have to say since then, which is nothing.
+sub ok_silent
+{
+	my ($since, $name) = @_;
+	my @lines = grep { /\] kappa \S+ (WARNING|ERROR|FATAL)|not record an event/ } split /\n/, slurp_file($node->logfile, $since);
+
+	return is("@lines", '', $name);
+}
+
+my $supervisor = sql(q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'kappa supervisor'));
+my $other = $node->background_psql('postgres');
+
+# Extensions come and go: that is what the supervisor reads the catalog for.
+sub supervisor_waits
+{
+	my ($type, $name) = @_;
+
+	sql('CREATE EXTENSION tablefunc; DROP EXTENSION tablefunc');
+	return ok(wait_for($node, "SELECT locktype FROM pg_locks WHERE pid = $supervisor AND NOT granted", $type), $name);
+}
+
+create_topic($_) foreach qw(early late);
+make_view('early');
+fill('early');
+ok_view($node, 'early');
+my $since = -s $node->logfile;
+
+# ---- What the supervisor reads is locked. ----
+
+$other->query_safe('BEGIN; LOCK TABLE kappa.view, kappa.view_version');
+supervisor_waits('relation', 'the supervisor meets locked tables');
+$other->query_safe('COMMIT; BEGIN; ALTER FOREIGN TABLE early_t ADD COLUMN more text');
+make_view('late');
+fill('late');
+ok_view($node, 'late', name => 'a foreign table that is being altered holds up no other view');
+$other->query_safe('ROLLBACK');
+ok_view($node, 'early', name => 'nor its own for good');
+
+# ---- DROP EXTENSION, not committed. ----
+
+$other->query_safe('BEGIN; SET LOCAL client_min_messages = warning; DROP EXTENSION kappa CASCADE');
+supervisor_waits('object', 'the supervisor meets DROP EXTENSION');
+$other->query_safe('ROLLBACK');
+fill($_) foreach qw(early late);
+ok_view($node, $_, name => "$_ goes on after it was rolled back") foreach qw(early late);
+is(sql(q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'kappa supervisor')), $supervisor, 'the supervisor has survived');
+$other->quit;
+
+# ---- DROP EXTENSION, time and again. ----
+
+my $unanswered = 0;
+my $refused = '';
+foreach my $round (1 .. 25)
+{
+	my $err;
+	my $producer = start_producer('early', [ map { { value => { n => $_ } } } 1 .. 100 ]);
+
+	$refused .= $err
+	  if $node->psql('postgres', 'SET client_min_messages = warning; DROP EXTENSION kappa CASCADE', stderr => \$err) != 0;
+	sql("DROP TABLE early, late; CREATE EXTENSION kappa;
+		CREATE SERVER events FOREIGN DATA WRAPPER kappa OPTIONS (bootstrap_servers '$brokers')");
+	make_view($_) foreach qw(early late);
+	$producer->finish;
+	$unanswered++ if $round % 2 && sql(q(SELECT kappa.wait_for('early', '30 s'))) ne 't';
+}
+is($refused, '', 'DROP EXTENSION gets its way');
+is($unanswered, 0, 'an extension that is made anew is noticed');
+ok_silent($since, 'and no process makes a noise about any of it');
+ok_view($node, $_) foreach qw(early late);
+
+$node->stop('fast');
+done_testing();
