@@ -384,7 +384,7 @@ COMMENT ON FUNCTION kappa.waiting_reason() IS 'kappa: why a view that should run
 
 CREATE FUNCTION kappa.query_text(definition regclass) RETURNS text
 AS 'MODULE_PATHNAME', 'kappa_sql_query_text' LANGUAGE C STABLE STRICT;
-COMMENT ON FUNCTION kappa.query_text(regclass) IS 'kappa: the query of a definition; null if it has been dropped since the snapshot was taken';
+COMMENT ON FUNCTION kappa.query_text(regclass) IS 'kappa: the query of a definition; null if it cannot be shown: dropped since the snapshot was taken, of something that is gone, or locked';
 
 CREATE FUNCTION kappa.log_status(
     view oid, version integer,
@@ -424,6 +424,7 @@ CROSS JOIN pg_catalog.pg_control_system() s
 JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
 LEFT JOIN kappa.run_status() r ON r.view = v.view::oid AND r.version = v.version;
 COMMENT ON VIEW kappa.views IS 'the views of this database and how they are doing';
+COMMENT ON COLUMN kappa.views.query IS 'null if something in it is gone, or locked for longer than a moment';
 COMMENT ON COLUMN kappa.views.state IS 'running, catching up, retrying, paused or stopped';
 COMMENT ON COLUMN kappa.views.reason IS 'why it is in that state, where there is something to say';
 COMMENT ON COLUMN kappa.views.retry_at IS 'when a failing view is tried again';

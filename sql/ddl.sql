@@ -111,6 +111,14 @@ SELECT view, state, reason FROM kappa.views WHERE view = 'germans'::regclass;
 DROP TABLE germans;
 DROP EXTENSION kappa;
 
+-- what has gone behind PostgreSQL's back hides one query, and no other view
+BEGIN;
+CREATE FUNCTION lost(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT $1 $$;
+SELECT kappa.create_view('broken', 'SELECT lost(page) AS page FROM clicks');
+DELETE FROM pg_proc WHERE oid = 'lost(text)'::regprocedure;
+SELECT view, query FROM kappa.views WHERE view IN ('broken'::regclass, 'log'::regclass) ORDER BY view::text;
+ROLLBACK;
+
 -- ownership
 CREATE ROLE regress_kappa_owner;
 CREATE ROLE regress_kappa_other;

@@ -43,7 +43,6 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -59,7 +58,6 @@
 #include "view_callees.h"
 #include "view_flatten.h"
 
-PG_FUNCTION_INFO_V1(kappa_sql_query_text);
 
 /* Parameters that a query's meaning depends on, besides its text. */
 static const char *const pinned_settings[] = {
@@ -210,22 +208,6 @@ kappa_definition_get_text(Oid definition, bool pretty)
 
 	AtEOXact_GUC(true, level);
 	kappa_callees_expect(text, query);
-	return text;
-}
-
-/* The query of a definition, for people; null if it has been dropped by now. */
-Datum
-kappa_sql_query_text(PG_FUNCTION_ARGS)
-{
-	Relation rel = try_relation_open(PG_GETARG_OID(0), AccessShareLock);
-	Datum text = (Datum) 0;
-
-	if (rel == NULL)
-		PG_RETURN_NULL();
-	fcinfo->isnull = rel->rd_rel->relkind != RELKIND_VIEW;
-	if (!fcinfo->isnull)
-		text = DirectFunctionCall2(pg_get_viewdef_ext, PG_GETARG_DATUM(0), BoolGetDatum(true));
-	relation_close(rel, AccessShareLock);
 	return text;
 }
 

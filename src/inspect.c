@@ -27,6 +27,8 @@
 #include "storage/proc.h"
 #include "tcop/pquery.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
@@ -49,13 +51,76 @@
 /* Between two looks at a position that is replicated to this server. */
 #define STANDBY_INTERVAL_MS 20
 
+/* How long a query that cannot be shown for a lock is waited for. */
+#define SHOW_LOCK_TIMEOUT_MS 100
+
 #define MAX_TIMEOUT_MS (INT64CONST(10) * 366 * 24 * 3600 * 1000)
 
 PG_FUNCTION_INFO_V1(kappa_sql_for_owner);
 PG_FUNCTION_INFO_V1(kappa_sql_run_status);
 PG_FUNCTION_INFO_V1(kappa_sql_waiting_reason);
+PG_FUNCTION_INFO_V1(kappa_sql_query_text);
 PG_FUNCTION_INFO_V1(kappa_sql_log_status);
 PG_FUNCTION_INFO_V1(kappa_sql_wait_for);
+
+/* ---- queries ---- */
+
+/* The query of a definition; NULL if it has been dropped by now. */
+static text *
+get_query_text(Oid definition)
+{
+	Relation rel = try_relation_open(definition, AccessShareLock);
+	text *result = NULL;
+
+	if (rel != NULL && rel->rd_rel->relkind == RELKIND_VIEW)
+		result = DatumGetTextPP(DirectFunctionCall2(pg_get_viewdef_ext,
+													ObjectIdGetDatum(definition),
+													BoolGetDatum(true)));
+	if (rel != NULL)
+		relation_close(rel, AccessShareLock);
+	return result;
+}
+
+static void
+limit_lock_timeout(int timeout_ms)
+{
+	if (LockTimeout == 0 || LockTimeout > timeout_ms)
+		(void) set_config_option("lock_timeout", psprintf("%d", timeout_ms), PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
+/*
+ * Who looks at all views at once shall see them, and at once: deparsing a query
+ * locks what it reads, and fails if something in it is gone.
+ */
+Datum
+kappa_sql_query_text(PG_FUNCTION_ARGS)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	text *volatile result = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		limit_lock_timeout(SHOW_LOCK_TIMEOUT_MS);
+		result = get_query_text(PG_GETARG_OID(0));
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() == ERRCODE_QUERY_CANCELED || geterrcode() == ERRCODE_OUT_OF_MEMORY)
+			PG_RE_THROW();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (result == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(result);
+}
 
 /* ---- states and counters ---- */
 

@@ -59,6 +59,7 @@ $other->query_safe('COMMIT; BEGIN; ALTER FOREIGN TABLE early_t ADD COLUMN more t
 make_view('late');
 fill('late');
 ok_view($node, 'late', name => 'a foreign table that is being altered holds up no other view');
+is(sql(q(SET statement_timeout = '30s'; SELECT view, query IS NULL FROM kappa.views ORDER BY view)), "early|t\nlate|f", 'nor a look at all of them');
 $other->query_safe('ROLLBACK');
 ok_view($node, 'early', name => 'nor its own for good');
 
