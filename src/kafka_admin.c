@@ -29,17 +29,18 @@
 #include "utils/wait_event.h"
 
 /*
- * Longest time that a cancel waits for a call of librdkafka, in ms.
+ * Bounds of the time that one call of librdkafka may take, which is how long a
+ * cancel waits, in ms.
  *
  * An answer that comes after its call has given up is lost, so a cluster that
- * is farther away than one slice would never be heard.  When half of the time
- * is over without an answer slices become longer, and remain so in this
- * process if that has helped.  Not where little time was given in all: the
- * planner, which can do without an answer, has half a second.
+ * is farther away than a call lasts would never be heard.  So the longer there
+ * is no answer the longer calls become: as a part of what has passed, so that
+ * nobody who has just asked waits for a cancel.  Once there is an answer, the
+ * next question's calls may take twice as long as it took.
  */
-#define SLICE 80
-#define LONG_SLICE 500
-#define LONG_SLICE_DIVISOR 8
+#define MIN_SLICE 80
+#define MAX_SLICE 2000
+#define SLICE_OF_ELAPSED 4
 
 /* Pause before a call that failed at once is repeated, in ms. */
 #define RETRY_PAUSE 50
@@ -63,7 +64,7 @@ typedef struct Question
 	bool latch_was_set;   /* the caller's wake-up, to be given again */
 } Question;
 
-static bool slow_brokers = false; /* only LONG_SLICE has brought an answer */
+static int usual_slice = MIN_SLICE; /* enough for an answer like the last one */
 
 static Question
 ask(KafkaTopic *topic, const char *verb)
@@ -87,9 +88,10 @@ elapsed_ms(const Question *question)
 static void
 finish(const Question *question)
 {
+	long took = TimestampDifferenceMilliseconds(question->tried_at, GetCurrentTimestamp());
+
 	kappa_kafka_note_success(question->topic->client);
-	if (TimestampDifferenceExceeds(question->tried_at, GetCurrentTimestamp(), SLICE))
-		slow_brokers = true;
+	usual_slice = (int) Max(MIN_SLICE, Min(MAX_SLICE, 2 * took));
 	if (question->latch_was_set)
 		SetLatch(MyLatch);
 }
@@ -98,13 +100,9 @@ finish(const Question *question)
 static int
 begin_try(Question *question)
 {
-	long left = kappa_connect_timeout - elapsed_ms(question);
-	int slice = SLICE;
-
-	if (slow_brokers)
-		slice = LONG_SLICE;
-	else if (left < kappa_connect_timeout / 2)
-		slice = Max(SLICE, Min(LONG_SLICE, kappa_connect_timeout / LONG_SLICE_DIVISOR));
+	long elapsed = elapsed_ms(question);
+	long left = kappa_connect_timeout - elapsed;
+	long slice = Max(usual_slice, Min(MAX_SLICE, elapsed / SLICE_OF_ELAPSED));
 
 	question->tried_at = GetCurrentTimestamp();
 	return (int) Max(Min(left, slice), 1);

@@ -116,7 +116,7 @@ my %forms = (
 		'regexp_replace({text}, \'[aeiou]\', \'*\', \'g\')', 'initcap({text})', 'concat_ws(\'-\', {text}, {small})', 'trim({text})',
 		'(CASE WHEN {bool} THEN {text} ELSE \'other\' END)', '(CASE {text} WHEN \'DE\' THEN \'de\' WHEN \'\' THEN \'empty\' END)',
 		'array_to_string({ints}, \',\', \'*\')', 'nullif({text}, \'\')', '{uuid}::text', 'encode(sha256(convert_to({text}, \'UTF8\')), \'hex\')',
-		'(SELECT c.name FROM countries c WHERE c.code = {text})', '({text} COLLATE "C")', '{jsonb}::text', '{interval}::text', '{mood}::text',
+		'(SELECT one.name FROM countries one WHERE one.code = {text})', '({text} COLLATE "C")', '{jsonb}::text', '{interval}::text', '{mood}::text',
 		'({pair}).b', 'substring({text} FROM 2 FOR 3)', 'substring({text} FROM \'[a-z]+\')', 'overlay({text} PLACING \'xx\' FROM 2 FOR 1)', 'trim(BOTH \'a \' FROM {text})',
 		'left({text}, 30)::varchar(30)', '({jsonb})[\'tag\']::text', '(SELECT name FROM names WHERE code = {text})', 'concat(VARIADIC string_to_array({text}, \',\'))', 'quote_literal({text})',
 		'xmlserialize(CONTENT xmlelement(NAME x, {small}) AS text)', '{timestamptz}::timestamptz(0)::text', 'shout({text})'
@@ -127,7 +127,7 @@ my %forms = (
 		'(NOT {bool})', '({bool} AND {bool})', '({bool} OR {bool})', '({bool} IS TRUE)', '({timestamptz} > timestamptz \'2020-06-01 12:00Z\')',
 		'({date} < {date})', '({uuid} > {uuid})', '({jsonb} ? \'tag\')', '({jsonb} @> \'{"num": 1}\')', '({small} = ANY (({ints})::int[]))',
 		'({text} IS DISTINCT FROM {text})', '(jsonb_typeof({jsonb}) = \'object\')', 'coalesce({bool}, false)', '({jsonb} IS NOT NULL)',
-		'EXISTS (SELECT FROM countries c WHERE c.code = {text})', '({text} IN (SELECT code FROM countries WHERE rank > 2))',
+		'EXISTS (SELECT FROM countries one WHERE one.code = {text})', '({text} IN (SELECT code FROM countries WHERE rank > 2))',
 		'({jsonb} @? \'$.items[*] ? (@.qty > 1)\')', '({ints} && ARRAY[1, 2])', '(({small}, {text}) < ({small}, {text}))', '({int4} % 2 = 0)',
 		'({tstzx} < {timestamptz})', '({text} SIMILAR TO \'(a|b)%\')', '({bool} IS NOT UNKNOWN)', '({small} NOT BETWEEN SYMMETRIC {small} AND 5)', '({pair} = {pair})', '({pair} IS NULL)',
 		'({pair} IS NOT DISTINCT FROM ROW(1, \'a\')::pair)', '({small} <> ALL (ARRAY[1, {small}]))', '({text} ILIKE \'A%\' ESCAPE \'!\')', '({range} @> {small})', '({text} = ANY (SELECT code FROM names))',

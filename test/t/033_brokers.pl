@@ -99,5 +99,14 @@ ok_state('running', '', 'and go on with them');
 send_to($_, 10) foreach 0 .. 2;
 ok_view($node, $_) foreach @views, 'late';
 
+# ---- Another continent: an answer takes longer than a worker waits at first. ----
+
+sql(qq(SELECT kappa.pause_view('$_'))) foreach @views;
+$mock->command("rtt $_ 400") foreach 1 .. 3;
+sql(qq(SELECT kappa.resume_view('$_'))) foreach @views;
+send_to($_, 10) foreach 0 .. 2;
+ok_view($node, $_, name => "brokers 0.4 s away: $_ has the rows of its query") foreach @views;
+ok_state('running', '', 'that is no trouble either');
+
 $node->stop('fast');
 done_testing();
