@@ -39,7 +39,7 @@
  * next question's calls may take twice as long as it took.
  */
 #define MIN_SLICE 80
-#define MAX_SLICE 2000
+#define MAX_SLICE 1000
 #define SLICE_OF_ELAPSED 4
 
 /* Pause before a call that failed at once is repeated, in ms. */
