@@ -73,6 +73,55 @@ note("a backlog of 15 MB took $peak{30} MB, one of 120 MB took $peak{240} MB");
 cmp_ok($peak{30}, '>', 0, 'the memory of a worker is known');
 cmp_ok($peak{240}, '<', $peak{30} + 40, 'memory does not grow with the backlog');
 
+# ---- Memory of processes that replay. ----
+
+# The most that one of them has until the view is there, in MB.
+sub replay_peak
+{
+	my ($view, $query) = @_;
+	my (%pids, $most);
+
+	sql("SELECT kappa.create_view('$view', '$query')");
+	do
+	{
+		$pids{$_} = 1 foreach kappa_pids($node, 'kappa replay');
+		($most) = sort { $b <=> $a } $most // 0, map { peak($_) } keys %pids;
+	} until sql("SELECT kappa.wait_for('$view', '10 ms')") eq 't';
+	ok_view($node, $view);
+	is(sql("SELECT count(*) FROM kappa.events WHERE view = '$view'::regclass AND event = 'replayed'"), 1, "$view was replayed");
+	return $most;
+}
+
+# Slowly, so that they can be looked at.
+sub set_up
+{
+	my (%settings) = @_;
+
+	sql("ALTER SYSTEM SET $_ = '$settings{$_}'") foreach sort keys %settings;
+	sql('SELECT pg_reload_conf()');
+	return;
+}
+
+set_up('kappa.replay_min_messages' => 10, 'kappa.replay_rate' => 100);
+my $long = replay_peak('long_log', 'SELECT n % 10 AS k, count(*) AS c, max(md5(text)) AS t FROM backlog240 GROUP BY 1');
+
+create_topic('groups', partitions => 2);
+sql(q(CREATE FOREIGN TABLE groups (n bigint) SERVER events OPTIONS (topic 'groups', format 'json')));
+my $i = 0;
+produce('groups', sub { return $i++ < 200_000 ? qq({"n": $i}) : undef });
+set_up('kappa.replay_min_messages' => 100_000, 'kappa.replay_rate' => 100_000);
+my %groups;
+foreach my $memory (4, 256)
+{
+	set_up(maintenance_work_mem => "${memory}MB");
+	$groups{$memory} = replay_peak("groups$memory", 'SELECT n, count(*) AS c, avg(n) AS a, max(n::text) AS t FROM groups GROUP BY 1');
+}
+note("a replay of 120 MB took $long MB, one of 200 000 groups $groups{4} MB in 4 MB, $groups{256} MB in 256 MB");
+cmp_ok($long, '>', 0, 'the memory of a replay is known');
+cmp_ok($long, '<', $peak{30} + 40, 'a replay takes no more memory for a longer log');
+cmp_ok($groups{4}, '<', $peak{30} + 40, 'groups take maintenance_work_mem of it at most');
+cmp_ok($groups{256}, '>', $groups{4} + 20, 'and that much where there is more');
+
 # ---- A full disk. ----
 
 # A small file system for a tablespace, in a mount namespace of the server's
