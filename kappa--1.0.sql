@@ -49,7 +49,10 @@ CREATE TABLE kappa.view (
     since timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     inexact text,
     system_identifier bigint NOT NULL,
-    database oid NOT NULL
+    database oid NOT NULL,
+    dead_letter_limit integer,
+    dead_letter_percent integer,
+    message_rate integer
 );
 COMMENT ON TABLE kappa.view IS 'one row for each view: its live version and what it is meant to do';
 COMMENT ON COLUMN kappa.view.version IS 'the version whose rows are in the table';
@@ -58,6 +61,9 @@ COMMENT ON COLUMN kappa.view.reason IS 'why it is paused or stopped';
 COMMENT ON COLUMN kappa.view.inexact IS 'why the equality of the view and its query is not exact; null if it is';
 COMMENT ON COLUMN kappa.view.system_identifier IS 'of the cluster in which the view ran last; another one means that it was restored from a dump';
 COMMENT ON COLUMN kappa.view.database IS 'the database in which the view ran last, likewise';
+COMMENT ON COLUMN kappa.view.dead_letter_limit IS 'in place of the configuration parameter, for this view; null: that counts';
+COMMENT ON COLUMN kappa.view.dead_letter_percent IS 'likewise';
+COMMENT ON COLUMN kappa.view.message_rate IS 'most messages that are applied in a second; null: as many as come';
 
 CREATE TABLE kappa.view_version (
     view regclass,
@@ -324,6 +330,13 @@ CREATE FUNCTION kappa.pause_view(view regclass) RETURNS void
 AS 'MODULE_PATHNAME', 'kappa_sql_pause_view' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION kappa.pause_view(regclass) IS 'stop applying messages to a view until kappa.resume_view()';
 
+CREATE FUNCTION kappa.limit_view(
+    view regclass, dead_letter_limit integer DEFAULT NULL,
+    dead_letter_percent integer DEFAULT NULL, message_rate integer DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME', 'kappa_sql_limit_view' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION kappa.limit_view(regclass, integer, integer, integer) IS 'set all limits of a view: how many dead letters may wait, how many of a hundred messages may become one, how many are applied in a second; null: no limit of its own';
+
 CREATE FUNCTION kappa.resume_view(view regclass) RETURNS void
 AS 'MODULE_PATHNAME', 'kappa_sql_resume_view' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION kappa.resume_view(regclass) IS 'let a paused, stopped or restored view go on where it stood, after checking definition, state and log';
@@ -416,7 +429,10 @@ SELECT v.view,
        v.inexact,
        pg_catalog.pg_get_userbyid(c.relowner) AS owner,
        r.worker_pid,
-       n.settings
+       n.settings,
+       v.dead_letter_limit,
+       v.dead_letter_percent,
+       v.message_rate
 FROM kappa.view v
 JOIN pg_catalog.pg_class c ON c.oid = v.view
 JOIN kappa.view_version n USING (view, version)
@@ -430,6 +446,9 @@ COMMENT ON COLUMN kappa.views.reason IS 'why it is in that state, where there is
 COMMENT ON COLUMN kappa.views.retry_at IS 'when a failing view is tried again';
 COMMENT ON COLUMN kappa.views.exact IS 'false if the view cannot equal its query to the last bit; inexact says why';
 COMMENT ON COLUMN kappa.views.settings IS 'configuration parameters of the session that made the view and under which it is kept';
+COMMENT ON COLUMN kappa.views.dead_letter_limit IS 'set by kappa.limit_view(); null: the configuration parameter of that name counts';
+COMMENT ON COLUMN kappa.views.dead_letter_percent IS 'likewise';
+COMMENT ON COLUMN kappa.views.message_rate IS 'most messages that are applied in a second, set by kappa.limit_view(); null: as many as come';
 
 CREATE VIEW kappa.offsets AS
 SELECT p.view,

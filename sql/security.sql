@@ -64,7 +64,7 @@ FROM pg_class WHERE oid = 'seen'::regclass OR relnamespace = 'kappa_state'::regn
 
 SET ROLE regress_kappa_attacker;
 SELECT call, attempt(call) FROM unnest(ARRAY[
-    'drop_view(''seen'')', 'pause_view(''seen'')', 'resume_view(''seen'')', 'seek_view(''seen'', ''clicks'', 0, 1)',
+    'drop_view(''seen'')', 'pause_view(''seen'')', 'limit_view(''seen'', 0)', 'resume_view(''seen'')', 'seek_view(''seen'', ''clicks'', 0, 1)',
     'explain(''seen'')', 'verify(''seen'')', 'diff_view(''seen'')', 'messages_of(''seen'', ''{}'')',
     'rebuild(''seen'')', 'alter_view(''seen'', ''SELECT 1'')', 'switch_rebuild(''seen'')', 'cancel_rebuild(''seen'')',
     'rollback_view(''seen'')', 'drop_previous(''seen'')', 'diff_rebuild(''seen'')', 'diff_rebuild_summary(''seen'')',

@@ -346,6 +346,7 @@ kappa_apply_open(Oid view, int32 version_number)
 	applier->target = version->target;
 	applier->live = version->live;
 	applier->kept_until = version->kept_until;
+	applier->message_rate = version->message_rate;
 	applier->own->version = version;
 	applier->own->valid = true;
 	applier->own->same = true;

@@ -42,6 +42,7 @@ struct KappaApplier
 	bool keys_stay;         /* a changelog by offset: a key must stay in its partition */
 	bool live;              /* false: a rebuild's shadow, or a previous version */
 	TimestampTz kept_until; /* of a previous version; 0 of others */
+	int message_rate;       /* most messages in a second; 0: no limit */
 	Bitmapset *columns;     /* attribute numbers of relid that the statements read */
 	bool outdated;          /* set where kappa_apply_batch throws because of it: open it again */
 

@@ -78,20 +78,29 @@ kappa_blame_note(KappaBudget *budget, int64 messages, int64 bad)
 static char *
 describe_overdraft(const KappaBudget *budget, int64 seen, int64 bad)
 {
+	const KappaLimits *own = &budget->limits;
+	int limit = own->has_dead_letter_limit ? own->dead_letter_limit : kappa_dead_letter_limit;
+	int percent = own->has_dead_letter_percent ? own->dead_letter_percent
+											   : kappa_dead_letter_percent;
 	int64 messages = budget->messages + seen;
 	int64 all = budget->read + seen;
 
-	if (kappa_dead_letter_limit >= 0 && budget->letters + bad > kappa_dead_letter_limit)
-		return psprintf("kappa.dead_letter_limit is %d, and " INT64_FORMAT " dead letters wait already.",
-						kappa_dead_letter_limit, budget->letters);
-	if (kappa_dead_letter_percent == 100)
+	if (limit >= 0 && budget->letters + bad > limit)
+		return psprintf("%s is %d, and " INT64_FORMAT " dead letters wait already.",
+						own->has_dead_letter_limit ? "Its dead_letter_limit"
+												   : "kappa.dead_letter_limit",
+						limit, budget->letters);
+	if (percent == 100)
 		return NULL;
 	if (budget->letters + bad >= all && all >= MIN_FIRST_MESSAGES)
 		return psprintf("All of the " INT64_FORMAT " messages that it has read so far are bad.", all);
 	if (messages >= MIN_SHARE_MESSAGES &&
-		(budget->bad + bad) * 100 > messages * kappa_dead_letter_percent)
-		return psprintf(INT64_FORMAT " of the last " INT64_FORMAT " messages are bad; kappa.dead_letter_percent is %d.",
-						budget->bad + bad, messages, kappa_dead_letter_percent);
+		(budget->bad + bad) * 100 > messages * percent)
+		return psprintf(INT64_FORMAT " of the last " INT64_FORMAT " messages are bad; %s is %d.",
+						budget->bad + bad, messages,
+						own->has_dead_letter_percent ? "its dead_letter_percent"
+													 : "kappa.dead_letter_percent",
+						percent);
 	return NULL;
 }
 

@@ -34,6 +34,7 @@ typedef struct KappaBudget
 	int64 bad;      /* among them */
 	int64 read;     /* since its start, by offsets */
 	int64 letters;  /* that wait in kappa.dead_letter */
+	KappaLimits limits;
 } KappaBudget;
 
 typedef enum KappaVerdict

@@ -365,7 +365,7 @@ kappa_catalog_make_names(const List *names)
 #define VERSION_COLUMNS \
 	"n.view, n.version, n.definition, n.source, n.target, n.companion," \
 	" n.fingerprint, n.settings, n.version = v.version, n.source_views, n.functions," \
-	" n.key_columns, n.kept_until"
+	" n.key_columns, n.kept_until, v.message_rate"
 
 static KappaVersion *
 read_version(HeapTuple row, MemoryContext context)
@@ -385,6 +385,7 @@ read_version(HeapTuple row, MemoryContext context)
 	version->functions = get_names(row, 11, context);
 	version->key = get_names(row, 12, context);
 	version->kept_until = get_int8(row, 13); /* a timestamptz is an int64 */
+	version->message_rate = get_int(row, 14);
 	return version;
 }
 
@@ -682,6 +683,62 @@ kappa_catalog_set_state(Oid view, KappaViewState state, const char *reason,
 		3, types, values, nulls, SPI_OK_UPDATE);
 	kappa_catalog_leave(&scope);
 	kappa_catalog_add_event(view, event, 0, NULL, reason);
+}
+
+static bool
+is_null(HeapTuple row, int column)
+{
+	bool isnull;
+
+	(void) SPI_getbinval(row, SPI_tuptable->tupdesc, column, &isnull);
+	return isnull;
+}
+
+void
+kappa_catalog_get_limits(Oid view, KappaLimits *limits)
+{
+	KappaCatalogScope scope;
+	Oid types[] = { OIDOID };
+	Datum values[] = { ObjectIdGetDatum(view) };
+
+	memset(limits, 0, sizeof(*limits));
+	kappa_catalog_enter(&scope);
+	run("SELECT dead_letter_limit, dead_letter_percent, message_rate FROM kappa.view"
+		" WHERE view = $1",
+		1, types, values, NULL, SPI_OK_SELECT);
+	if (SPI_processed == 1)
+	{
+		HeapTuple row = SPI_tuptable->vals[0];
+
+		limits->has_dead_letter_limit = !is_null(row, 1);
+		limits->dead_letter_limit = get_int(row, 1);
+		limits->has_dead_letter_percent = !is_null(row, 2);
+		limits->dead_letter_percent = get_int(row, 2);
+		limits->message_rate = get_int(row, 3);
+	}
+	kappa_catalog_leave(&scope);
+}
+
+void
+kappa_catalog_set_limits(Oid view, const KappaLimits *limits)
+{
+	KappaCatalogScope scope;
+	Oid types[] = { OIDOID, INT4OID, INT4OID, INT4OID };
+	Datum values[] = {
+		ObjectIdGetDatum(view),
+		Int32GetDatum(limits->dead_letter_limit),
+		Int32GetDatum(limits->dead_letter_percent),
+		Int32GetDatum(limits->message_rate),
+	};
+	char nulls[] = { ' ', limits->has_dead_letter_limit ? ' ' : 'n',
+					 limits->has_dead_letter_percent ? ' ' : 'n',
+					 limits->message_rate > 0 ? ' ' : 'n' };
+
+	kappa_catalog_enter(&scope);
+	run("UPDATE kappa.view SET dead_letter_limit = $2, dead_letter_percent = $3,"
+		" message_rate = $4 WHERE view = $1",
+		4, types, values, nulls, SPI_OK_UPDATE);
+	kappa_catalog_leave(&scope);
 }
 
 /* version 0: the live version.  A view that is gone gets no event. */

@@ -55,7 +55,18 @@ typedef struct KappaVersion
 	List *functions;        /* of C strings: hashes of KappaCallee when it was made */
 	bool live;              /* the view's present version */
 	TimestampTz kept_until; /* of a previous version that is kept live; 0 of others */
+	int32 message_rate;     /* of the view, in a second; 0: no limit */
 } KappaVersion;
+
+/* Limits of a view's own, in place of configuration parameters. */
+typedef struct KappaLimits
+{
+	bool has_dead_letter_limit;
+	bool has_dead_letter_percent;
+	int32 dead_letter_limit;
+	int32 dead_letter_percent;
+	int32 message_rate; /* 0: none */
+} KappaLimits;
 
 /* A configuration parameter that a version's meaning depends on. */
 typedef struct KappaSetting
@@ -150,6 +161,9 @@ extern void kappa_catalog_store_last_messages(Oid view, int32 version, const cha
 /* Change the state of a view, with the reason shown in kappa.views, and record an event. */
 extern void kappa_catalog_set_state(Oid view, KappaViewState state, const char *reason,
 									const char *event);
+
+extern void kappa_catalog_get_limits(Oid view, KappaLimits *limits);
+extern void kappa_catalog_set_limits(Oid view, const KappaLimits *limits);
 
 /*
  * Add to kappa.events: created, paused, resumed, failed, recovered, stopped,

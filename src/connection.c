@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * connection.c
- *	  A worker's consumers: one for each server and owner of views
+ *	  A worker's consumers: one for each server and owner of views, and one for
+ *	  each view with a limited rate
  *
  * Views of different owners never share a connection: nobody reads with
  * another's credentials.  A connection that cannot be opened leaves nothing
@@ -120,7 +121,7 @@ kappa_connection_has_changed(KappaConnection *connection)
 /* ---- opening and closing ---- */
 
 KappaConnection *
-kappa_connection_find(Oid serverid, Oid owner)
+kappa_connection_find(Oid serverid, Oid owner, Oid limited)
 {
 	ListCell *lc;
 
@@ -128,14 +129,15 @@ kappa_connection_find(Oid serverid, Oid owner)
 	{
 		KappaConnection *connection = lfirst(lc);
 
-		if (connection->serverid == serverid && connection->owner == owner)
+		if (connection->serverid == serverid && connection->owner == owner &&
+			connection->limited == limited)
 			return connection;
 	}
 	return NULL;
 }
 
 KappaConnection *
-kappa_connection_open(Oid serverid, Oid owner, bool with_headers)
+kappa_connection_open(Oid serverid, Oid owner, Oid limited, bool with_headers)
 {
 	KappaConnection *connection;
 	MemoryContext old = CurrentMemoryContext;
@@ -149,6 +151,7 @@ kappa_connection_open(Oid serverid, Oid owner, bool with_headers)
 	connection->context = context;
 	connection->serverid = serverid;
 	connection->owner = owner;
+	connection->limited = limited;
 	connection->with_headers = with_headers;
 	connection->config = read_config(serverid, owner);
 	connection->client = kappa_kafka_open(connection->config, with_headers);

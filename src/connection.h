@@ -18,12 +18,16 @@
 
 struct WaitEventSet;
 
-/* A consumer, for one server under the user mapping of one owner. */
+/*
+ * A consumer, for one server under the user mapping of one owner.  A view whose
+ * messages are limited has one of its own: a consumer reads a partition once.
+ */
 typedef struct KappaConnection
 {
 	MemoryContext context; /* deleting it closes the consumer */
 	Oid serverid;
 	Oid owner;
+	Oid limited; /* the view; InvalidOid: for all others */
 	bool with_headers;
 	KafkaConfig *config;
 	KafkaClient *client;
@@ -43,13 +47,14 @@ typedef struct KappaConnection
 extern List *kappa_connections;
 
 /* NULL if there is none. */
-extern KappaConnection *kappa_connection_find(Oid serverid, Oid owner);
+extern KappaConnection *kappa_connection_find(Oid serverid, Oid owner, Oid limited);
 
 /*
  * Open one that does not exist yet; throws.  Headers cost time for every
  * message, so they are asked for only where they are read.
  */
-extern KappaConnection *kappa_connection_open(Oid serverid, Oid owner, bool with_headers);
+extern KappaConnection *kappa_connection_open(Oid serverid, Oid owner, Oid limited,
+											  bool with_headers);
 
 /* The caller has no topic or message of it any more. */
 extern void kappa_connection_close(KappaConnection *connection);

@@ -536,6 +536,7 @@ begin_inquiry_step(void *arg)
 
 	step->bt = get_table(step->delivery, applier->relid);
 	budget->letters = kappa_deadletter_count(applier->view, applier->version);
+	kappa_catalog_get_limits(applier->view, &budget->limits);
 	budget->read = 0;
 	for (int p = 0; p < applier->npartitions; p++)
 		budget->read += applier->next_offset[p] - applier->start_offset[p];
@@ -682,7 +683,7 @@ settle_doubts(Delivery *delivery)
 /*
  * kappa.batch_interval holds on average: a source at the end of its log may
  * save up some turns, so that messages that come about as often as batches may
- * be applied do not wait for one another.
+ * be applied do not wait for one another.  A limited view saves nothing up.
  */
 static void
 pace_batches(KappaSource *source, TimestampTz now)
@@ -691,6 +692,12 @@ pace_batches(KappaSource *source, TimestampTz now)
 
 	if (source->nmessages == 0)
 		return;
+	if (source->message_rate > 0)
+	{
+		source->next_batch_at = Max(source->next_batch_at, now) +
+								source->nmessages * USECS_PER_SEC / source->message_rate;
+		return;
+	}
 	if (kappa_source_has_seen_ends(source))
 		earliest = TimestampTzPlusMilliseconds(now, -SAVED_BATCHES * kappa_batch_interval);
 	source->next_batch_at = TimestampTzPlusMilliseconds(Max(source->next_batch_at, earliest),

@@ -27,8 +27,7 @@
 static bool
 make_room(KappaSource *source)
 {
-	if (source->nmessages >= kappa_batch_rows ||
-		source->nbytes >= (Size) kappa_batch_bytes * 1024)
+	if (!kappa_source_has_room(source))
 		return false;
 	if (source->messages == NULL)
 	{
@@ -202,7 +201,8 @@ kappa_fetch_gather(KappaSource *source)
 		   ((source->broken == NULL && source->moved == NULL) || source->nmessages > 0))
 	{
 		int n = kappa_kafka_fetch(source->topic, &source->messages[source->nmessages],
-								  Min(source->nallocated, kappa_batch_rows) - source->nmessages,
+								  Min(source->nallocated, kappa_source_max_messages(source)) -
+									  source->nmessages,
 								  (Size) kappa_batch_bytes * 1024 - source->nbytes, 0);
 
 		if (n == 0)

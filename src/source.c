@@ -5,7 +5,8 @@
  *
  * A source is one topic, fetched once for all views of the worker that read it
  * with the same owner's credentials.  It is started at the smallest position
- * of its views; those that are further skip what they have.
+ * of its views; those that are further skip what they have.  A view whose rate
+ * is limited has a source of its own, so that nobody waits with it.
  *
  * Trouble with the brokers is never an error of the process or of a view: the
  * source stops fetching, its views are shown as retrying with the reason, and
@@ -234,7 +235,7 @@ kappa_source_note_success(KappaSource *source)
 /* ---- sources and their views ---- */
 
 static KappaSource *
-create_source(Oid serverid, Oid owner, const char *name)
+create_source(Oid serverid, Oid owner, Oid limited, const char *name)
 {
 	MemoryContext context = AllocSetContextCreate(KappaWorkerContext, "kappa source",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -244,6 +245,7 @@ create_source(Oid serverid, Oid owner, const char *name)
 	source->context = context;
 	source->serverid = serverid;
 	source->owner = owner;
+	source->limited = limited;
 	source->name = pstrdup(name);
 	source->leaderless = -1;
 	source->table_context = AllocSetContextCreate(context, "kappa decoders",
@@ -255,7 +257,7 @@ create_source(Oid serverid, Oid owner, const char *name)
 }
 
 static KappaSource *
-get_source(Oid serverid, Oid owner, const char *name)
+get_source(Oid serverid, Oid owner, Oid limited, const char *name)
 {
 	ListCell *lc;
 
@@ -264,10 +266,10 @@ get_source(Oid serverid, Oid owner, const char *name)
 		KappaSource *source = lfirst(lc);
 
 		if (source->serverid == serverid && source->owner == owner &&
-			strcmp(source->name, name) == 0)
+			source->limited == limited && strcmp(source->name, name) == 0)
 			return source;
 	}
-	return create_source(serverid, owner, name);
+	return create_source(serverid, owner, limited, name);
 }
 
 /*
@@ -289,10 +291,12 @@ void
 kappa_source_add_view(KappaServed *served)
 {
 	KappaApplier *applier = served->applier;
-	KappaSource *source = get_source(applier->serverid, applier->owner, applier->topic);
+	Oid limited = applier->message_rate > 0 ? applier->view : InvalidOid;
+	KappaSource *source = get_source(applier->serverid, applier->owner, limited, applier->topic);
 	MemoryContext old = MemoryContextSwitchTo(source->context);
 
 	Assert(source->nmessages == 0);
+	source->message_rate = applier->message_rate;
 	source->views = lappend(source->views, served);
 	list_sort(source->views, compare_served);
 	MemoryContextSwitchTo(old);
@@ -396,14 +400,15 @@ needs_headers(KappaSource *source)
 static KappaConnection *
 get_connection(KappaSource *source)
 {
-	KappaConnection *connection = kappa_connection_find(source->serverid, source->owner);
+	KappaConnection *connection = kappa_connection_find(source->serverid, source->owner,
+														source->limited);
 	bool with_headers = needs_headers(source);
 
 	if (connection != NULL && (connection->with_headers || !with_headers))
 		return connection;
 	if (connection != NULL)
 		close_connection(connection);
-	return kappa_connection_open(source->serverid, source->owner, with_headers);
+	return kappa_connection_open(source->serverid, source->owner, source->limited, with_headers);
 }
 
 /* Connect, and ask what any broker can answer; throws. */
@@ -586,6 +591,21 @@ start_source(KappaSource *source, TimestampTz now)
 
 /* ---- the loop's part ---- */
 
+/* Of a limited view, no more than a second's. */
+int
+kappa_source_max_messages(const KappaSource *source)
+{
+	return source->message_rate > 0 ? Min(kappa_batch_rows, source->message_rate)
+									: kappa_batch_rows;
+}
+
+bool
+kappa_source_has_room(const KappaSource *source)
+{
+	return source->nmessages < kappa_source_max_messages(source) &&
+		   source->nbytes < (Size) kappa_batch_bytes * 1024;
+}
+
 bool
 kappa_source_has_batch(KappaSource *source, TimestampTz now)
 {
@@ -593,8 +613,7 @@ kappa_source_has_batch(KappaSource *source, TimestampTz now)
 		return false;
 	if (source->nmessages > 0)
 		return now >= source->next_batch_at || source->broken != NULL || source->moved != NULL ||
-			   source->nmessages >= kappa_batch_rows ||
-			   source->nbytes >= (Size) kappa_batch_bytes * 1024;
+			   (source->message_rate == 0 && !kappa_source_has_room(source));
 	if ((source->advanced || source->unrecorded) && now >= source->next_store_at)
 		return true;
 	return (source->advanced || !source->settled) && kappa_waiters_exist(source);

@@ -43,6 +43,8 @@ typedef struct KappaSource
 	MemoryContext context; /* holds it; child of KappaWorkerContext */
 	Oid serverid;
 	Oid owner;
+	Oid limited;                 /* the view whose rate is limited, alone; InvalidOid: none is */
+	int message_rate;            /* of that; 0: as many as come */
 	char *name;                  /* of the topic */
 	KappaConnection *connection; /* NULL until the first start */
 	KafkaTopic *topic;
@@ -117,6 +119,10 @@ extern void kappa_source_serve(KappaSource *source, TimestampTz now);
 
 /* Close connections whose server or user mapping has changed. */
 extern void kappa_source_reread_connections(void);
+
+/* How many messages a batch may have; and whether the one in hand may have more. */
+extern int kappa_source_max_messages(const KappaSource *source);
+extern bool kappa_source_has_room(const KappaSource *source);
 
 /* Whether a delivery is due. */
 extern bool kappa_source_has_batch(KappaSource *source, TimestampTz now);

@@ -57,6 +57,7 @@
 PG_FUNCTION_INFO_V1(kappa_sql_create_view);
 PG_FUNCTION_INFO_V1(kappa_sql_drop_view);
 PG_FUNCTION_INFO_V1(kappa_sql_pause_view);
+PG_FUNCTION_INFO_V1(kappa_sql_limit_view);
 PG_FUNCTION_INFO_V1(kappa_sql_resume_view);
 PG_FUNCTION_INFO_V1(kappa_sql_seek_view);
 
@@ -458,6 +459,45 @@ kappa_sql_resume_view(PG_FUNCTION_ARGS)
 	if (view->restored)
 		kappa_restore_adopt(view);
 	kappa_catalog_set_state(view->view, KAPPA_VIEW_RUNNING, NULL, "resumed");
+	kappa_shmem_wake_at_commit();
+	PG_RETURN_VOID();
+}
+
+/* ---- limits ---- */
+
+/* A limit that was given; false if it is null. */
+static bool
+get_limit(FunctionCallInfo fcinfo, int argument, const char *name, int32 min, int32 max,
+		  int32 *limit)
+{
+	if (PG_ARGISNULL(argument))
+		return false;
+	*limit = PG_GETARG_INT32(argument);
+	if (*limit < min || *limit > max)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%d is outside the valid range for \"%s\" (%d to %d)",
+						*limit, name, min, max)));
+	return true;
+}
+
+/* Workers open the view anew, and read its messages at another rate. */
+Datum
+kappa_sql_limit_view(PG_FUNCTION_ARGS)
+{
+	KappaLimits limits = { 0 };
+	KappaView *view;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_VOID();
+	limits.has_dead_letter_limit = get_limit(fcinfo, 1, "dead_letter_limit", -1, PG_INT32_MAX,
+											 &limits.dead_letter_limit);
+	limits.has_dead_letter_percent = get_limit(fcinfo, 2, "dead_letter_percent", 0, 100,
+											   &limits.dead_letter_percent);
+	(void) get_limit(fcinfo, 3, "message_rate", 1, PG_INT32_MAX, &limits.message_rate);
+	view = kappa_view_require_owned(PG_GETARG_OID(0), AccessShareLock);
+	kappa_catalog_set_limits(view->view, &limits);
+	CacheInvalidateRelcacheByRelid(view->view);
 	kappa_shmem_wake_at_commit();
 	PG_RETURN_VOID();
 }

@@ -335,9 +335,12 @@ open_view_step(void *arg)
 	served->applier = kappa_apply_open(served->view, served->version);
 	if (served->applier != NULL)
 	{
+		bool limited = served->applier->message_rate > 0;
+
 		MemoryContextSwitchTo(served->context);
-		if (served->opened_at == 0 && !served->caught_up)
+		if ((served->opened_at == 0 && !served->caught_up) || limited != served->limited)
 			served->check = kappa_catalog_get_last_messages(served->view, served->version);
+		served->limited = limited;
 		MemoryContextSwitchTo(CurTransactionContext);
 		served->with_headers = kappa_options_reads(kappa_options_get_table(served->applier->relid),
 												   served->applier->columns,
@@ -665,7 +668,7 @@ hand_over(KappaSource *source)
 
 /* ---- the loop ---- */
 
-/* Returns true if there is more to do at once. */
+/* Returns true if there is more to do at once: a full batch of a limited view has to wait. */
 static bool
 serve_source(KappaSource *source)
 {
@@ -677,7 +680,7 @@ serve_source(KappaSource *source)
 		kappa_deliver(source);
 	serve_views(source);
 	kappa_waiters_serve(source);
-	return source->started && source->readable;
+	return source->started && source->readable && kappa_source_has_room(source);
 }
 
 /* When something is due; 0: never. */

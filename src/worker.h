@@ -42,6 +42,7 @@ typedef struct KappaServed
 	KappaApplier *applier;      /* NULL while it is not open */
 	struct KappaSource *source; /* NULL likewise */
 	bool with_headers;          /* reads the messages' headers */
+	bool limited;               /* has a source of its own */
 	bool log_set;               /* the applier knows how the log stands */
 	bool started;               /* has been looked at before its first message was applied */
 	bool reload;                /* open it anew before the next batch */

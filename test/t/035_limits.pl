@@ -1,5 +1,6 @@
 
-# What kappa may use up: memory, whatever the backlog; and a disk that is full.
+# What kappa may use up: memory, whatever the backlog; as many messages in a second
+# as a view may have; and a disk that is full.
 
 use strict;
 use warnings;
@@ -7,6 +8,7 @@ use warnings;
 use KappaTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(time);
 
 my $kafka = start_kafka();
 my $node = new_node(
@@ -121,6 +123,49 @@ cmp_ok($long, '>', 0, 'the memory of a replay is known');
 cmp_ok($long, '<', $peak{30} + 40, 'a replay takes no more memory for a longer log');
 cmp_ok($groups{4}, '<', $peak{30} + 40, 'groups take maintenance_work_mem of it at most');
 cmp_ok($groups{256}, '>', $groups{4} + 20, 'and that much where there is more');
+
+# ---- Messages in a second. ----
+
+create_topic('much', partitions => 2);
+sql(q(CREATE FOREIGN TABLE much (n bigint) SERVER events OPTIONS (topic 'much', format 'json');
+	SELECT kappa.create_view('slow', 'SELECT n % 10 AS d, count(*) AS c, avg(n) AS a FROM much GROUP BY 1');
+	SELECT kappa.create_view('quick', 'SELECT n FROM much')));
+sub send_much { return produce('much', [ map { { value => { n => $_ } } } 1 .. $_[0] ]); }
+my $applied = q(SELECT sum(next_offset) FROM kappa.offsets WHERE view = 'slow'::regclass);
+
+send_much(100);
+ok_view($node, $_) foreach qw(slow quick);
+sql(q(SELECT kappa.limit_view('slow', message_rate => 100)));
+my $start = time;
+send_much(3000);
+is(sql(q(SELECT kappa.wait_for('quick', '30 s'))), 't', 'who has no limit does not wait');
+cmp_ok(sql($applied), '<', 3100, 'for one that has');
+is(sql(q(SELECT state FROM kappa.views WHERE view = 'slow'::regclass)), 'running', 'which is none the worse for it');
+ok(wait_for($node, qq(SELECT ($applied) > 400)), 'and goes on');
+cmp_ok(sql($applied), '<', 100 + 100 * (time - $start + 2), 'in its time');
+sql(q(SELECT kappa.limit_view('slow', message_rate => 2000)));
+ok_view($node, $_) foreach qw(slow quick);
+
+# Nothing is held or done between two batches.
+sql(q(SELECT kappa.limit_view('slow', message_rate => 20)));
+send_much(5000);
+ok(wait_for($node, qq(SELECT ($applied) > 3100)), 'it goes on');
+my $idle = q(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'kappa worker' AND (xact_start IS NOT NULL OR backend_xmin IS NOT NULL));
+ok(wait_for($node, $idle, '0'), 'between two batches it is in no transaction');
+cmp_ok(sql($applied), '<', 8100, 'long before the end');
+my $worker = pid_of('slow');
+my $used = sub { my @stat = split ' ', slurp_file("/proc/$worker/stat"); return $stat[13] + $stat[14] };
+my $ticks = $used->();
+my $from = sql($applied);
+ok(wait_for($node, qq(SELECT ($applied) >= $from + 60)), 'for three seconds');
+cmp_ok($used->() - $ticks, '<', 100, 'and waits without work');
+$node->restart;
+is(sql(q(SELECT message_rate FROM kappa.views WHERE view = 'slow'::regclass)), '20', 'a limit survives a restart');
+cmp_ok(sql($applied), '<', 8100, 'and is in force');
+sql(q(SELECT kappa.limit_view('slow')));
+is(sql(q(SELECT kappa.wait_for('slow', '60 s'))), 't', 'without the limit it is there at once');
+ok_view($node, $_) foreach qw(slow quick);
+sql('DROP TABLE slow, quick');
 
 # ---- A full disk. ----
 

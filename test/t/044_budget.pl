@@ -99,6 +99,27 @@ configure('kappa.dead_letter_limit' => -1);
 sql(q(SELECT kappa.resume_view('strict')));
 is(sql(q(SELECT kappa.wait_for('strict', '30 s'))) . letters('strict'), 't1', 'without a limit it is');
 
+# ---- Limits of a view's own. ----
+
+make_view('own', good(1 .. 200), bad(1 .. 3));
+sql(q(SELECT kappa.create_view('others', 'SELECT n FROM own_t')));
+is(sql("SELECT kappa.wait_for('$_', '30 s')") . letters($_), 't3', "$_ has three letters") foreach qw(own others);
+sql(q(SELECT kappa.limit_view('own', dead_letter_limit => 4)));
+is(sql(q(SELECT view, dead_letter_limit, dead_letter_percent, message_rate FROM kappa.views WHERE view IN ('own'::regclass, 'others'::regclass) ORDER BY 1)),
+	"own|4||\nothers|||", 'whose limits they are is shown');
+produce('own', [ bad(4 .. 5) ]);
+state_becomes('own', 'stopped', 'Its dead_letter_limit is 4, and [34] dead letters wait already', 'a view stops at its own limit');
+is(sql(q(SELECT kappa.wait_for('others', '30 s'))) . letters('others'), 't5', 'and no other');
+sql(q(SELECT kappa.limit_view('own', dead_letter_percent => 3), kappa.resume_view('own')));
+is(sql(q(SELECT kappa.wait_for('own', '30 s'))) . letters('own'), 't5', 'a call sets all limits');
+produce('own', [ good(201 .. 320), bad(6 .. 12) ]);
+state_becomes('own', 'stopped', '[0-9]+ of the last [0-9]+ messages are bad; its dead_letter_percent is 3', 'a share of its own');
+sql(q(SELECT kappa.limit_view('own'), kappa.resume_view('own')));
+is(sql("SELECT kappa.wait_for('$_', '30 s')") . letters($_), 't12', "without limits of its own the server's count for $_") foreach qw(own others);
+verified($node, $_) foreach qw(own others);
+fails_like($node, "SELECT kappa.limit_view('own', $_)", qr/is outside the valid range for "\w+"/, "a limit that makes no sense: $_")
+  foreach 'dead_letter_limit => -2', 'dead_letter_percent => 101', 'message_rate => 0';
+
 # ---- A crash in the middle. ----
 
 configure('kappa.batch_rows' => 50);

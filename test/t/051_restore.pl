@@ -75,6 +75,7 @@ ok(wait_for($node, 'SELECT n > 4000 FROM "My Shop".totals'), 'the views are bein
 command_ok([ 'pg_dump', '-Fc', '-d', $node->connstr('postgres'), '-f', $dump ], 'pg_dump');
 $producer->finish;
 ok_view($node, '"My Shop".totals');
+sql(q(SELECT kappa.limit_view('"My Shop".totals', 7, 8, 1000000)));
 my $roles = q(CREATE ROLE "Shop Owner");
 $other->safe_psql('postgres', $roles);
 command_ok([ 'pg_restore', '--exit-on-error', '-d', $other->connstr('postgres'), $dump ],
@@ -137,6 +138,8 @@ command_ok([ 'pg_dump', '-d', $node->connstr('postgres'), '-f', "$dump.sql" ], '
 command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('again'), '-f', "$dump.sql" ], 'psql');
 is($node->safe_psql('again', q(SELECT DISTINCT state, reason FROM kappa.views)), 'paused|restored',
 	'restored into another database of the same server');
+is($node->safe_psql('again', q(SELECT dead_letter_limit, dead_letter_percent, message_rate FROM kappa.views WHERE view = '"My Shop".totals'::regclass)),
+	'7|8|1000000', 'with the limits of a view');
 $node->safe_psql('again', q(SELECT kappa.resume_view(view) FROM kappa.views));
 produce('events', events(40_201, 40_300));
 ok_view($node, $_, dbname => 'again', name => "$_ goes on in the other database") foreach @views;
