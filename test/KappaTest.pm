@@ -64,6 +64,7 @@ our @EXPORT = qw(
   orders
   produce
   rebuild_status
+  run_blocks
   same_rows
   start_cluster
   start_kafka
@@ -505,6 +506,37 @@ sub compare_rows
 		timeout => 300);
 
 	return $status == 0 ? $out : "psql ended with status $status: $err";
+}
+
+=pod
+
+=head2 run_blocks($node, $file, %replace)
+
+Tests, one for each block of SQL in a page of the project, in their order: it
+runs as a reader would type it, with some texts replaced.  Returns their number.
+
+=cut
+
+sub run_blocks
+{
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my ($node, $file, %replace) = @_;
+	my @blocks = slurp_file("$directory/../$file") =~ /^```sql\n(.*?)^```/msg;
+	my $number = 0;
+
+	foreach my $block (@blocks)
+	{
+		my ($out, $err);
+
+		$number++;
+		$block =~ s/\Q$_\E/$replace{$_}/g foreach keys %replace;
+		my $status = $node->psql('postgres', $block,
+			stdout => \$out, stderr => \$err, on_error_stop => 1, timeout => 120);
+		is($status, 0, "SQL block $number of $file runs")
+		  or diag("$block\n$err");
+	}
+	return $number;
 }
 
 =pod

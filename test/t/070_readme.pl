@@ -4,15 +4,11 @@
 use strict;
 use warnings;
 
-use File::Basename;
 use KappaTest;
-use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kafka = start_kafka();
 my $node = new_node(bare => 1);
-my $brokers = $kafka->brokers;
-my $readme = slurp_file(dirname(__FILE__) . '/../../README.md');
 
 create_topic('clicks', partitions => 2);
 create_topic('orders', partitions => 2);
@@ -36,19 +32,7 @@ produce(
 	]);
 produce('users', [ map { { key => $_, value => { name => "user $_", country => $_ % 2 ? 'DE' : 'FR' } } } 1 .. 10 ]);
 
-my @blocks = $readme =~ /^```sql\n(.*?)^```/msg;
-cmp_ok(scalar @blocks, '>=', 6, 'the README has SQL in it');
-my $number = 0;
-for my $block (@blocks)
-{
-	$number++;
-	$block =~ s/localhost:9092/$brokers/g;
-	my ($out, $err);
-	my $status = $node->psql('postgres', $block,
-		stdout => \$out, stderr => \$err, on_error_stop => 1, timeout => 120);
-	is($status, 0, "SQL block $number of the README runs")
-	  or diag("$block\n$err");
-}
+cmp_ok(run_blocks($node, 'README.md', 'localhost:9092' => $kafka->brokers), '>=', 6, 'the README has SQL in it');
 
 ok_view($node, $_) for qw(clicks_per_page german_users);
 is($node->safe_psql('postgres', 'SELECT sum(orders) FROM revenue_per_city'), '20', 'and gives what it says');

@@ -5,15 +5,11 @@
 use strict;
 use warnings;
 
-use File::Basename;
 use KappaTest;
-use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kafka = start_kafka();
 my $node = new_node(bare => 1);
-my $brokers = $kafka->brokers;
-my $cookbook = slurp_file(dirname(__FILE__) . '/../../docs/cookbook.md');
 
 # Purchases; every tenth comes hours late.
 sub purchases
@@ -41,19 +37,7 @@ sub purchases
 create_topic('purchases', partitions => 3);
 produce('purchases', purchases(301, 900));
 
-my @blocks = $cookbook =~ /^```sql\n(.*?)^```/msg;
-cmp_ok(scalar @blocks, '>=', 9, 'the cookbook has SQL in it');
-my $number = 0;
-for my $block (@blocks)
-{
-	$number++;
-	$block =~ s/localhost:9092/$brokers/g;
-	my ($out, $err);
-	my $status = $node->psql('postgres', $block,
-		stdout => \$out, stderr => \$err, on_error_stop => 1, timeout => 120);
-	is($status, 0, "SQL block $number of the cookbook runs")
-	  or diag("$block\n$err");
-}
+cmp_ok(run_blocks($node, 'docs/cookbook.md', 'localhost:9092' => $kafka->brokers), '>=', 9, 'the cookbook has SQL in it');
 
 my @views = split /\n/, $node->safe_psql('postgres', 'SELECT view FROM kappa.views ORDER BY 1');
 cmp_ok(scalar @views, '>=', 10, 'it makes views');
