@@ -150,6 +150,20 @@ INSERT INTO big SELECT 1, kappa.partial_typed('collect(anycompatible)', NULL::in
 	ON CONFLICT (k) DO UPDATE SET s = kappa.combine('collect(anycompatible)', big.s, excluded.s);
 SELECT cardinality(kappa.finalize('collect(anycompatible)', s, NULL::int[])), s[150000] FROM big;
 
+-- Groups without rows in two batches, and in many.
+DO $$
+DECLARE
+	aggregate regprocedure;
+	nothing bool;
+BEGIN
+	FOR aggregate IN SELECT aggfnoid FROM pg_aggregate JOIN pg_proc p ON p.oid = aggfnoid
+		WHERE pronamespace = 'pg_catalog'::regnamespace AND aggserialfn <> 0 AND aggcombinefn <> 0 AND prorettype <> ALL ('{anyarray,text,bytea}'::regtype[])
+	LOOP
+		EXECUTE format('SELECT kappa.combine(%1$L, NULL::kappa.state, NULL) IS NULL AND (SELECT kappa.combined(%1$L, s) IS NULL FROM (VALUES (NULL::kappa.state), (NULL)) AS v (s))', aggregate) INTO nothing;
+		IF NOT nothing THEN RAISE '% makes something of nothing', aggregate; END IF;
+	END LOOP;
+END $$;
+
 -- A dump and its restoring, as text and in binary form.
 CREATE TABLE kept (k int, s kappa.state);
 INSERT INTO kept SELECT g, kappa.partial('stddev(numeric)', b) FROM event GROUP BY g;

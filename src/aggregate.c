@@ -138,7 +138,12 @@ copy_state(KappaAggregate *agg, Datum value)
 #define FIRST_STATE(aggregate_argno) (1 - (aggregate_argno))
 #define SECOND_STATE 2
 
-/* Run the combine function.  Changes the first state in place, if it likes. */
+/*
+ * Run the combine function.  Changes the first state in place, if it likes.
+ *
+ * In older minor versions, those of numbers make of nothing and nothing a pointer
+ * that is null, and would be taken for a state.
+ */
 static Datum
 combine_values(KappaAggregate *agg, Datum value, bool isnull, Datum other,
 			   bool other_isnull, bool *result_isnull)
@@ -152,6 +157,8 @@ combine_values(KappaAggregate *agg, Datum value, bool isnull, Datum other,
 	call->args[1].value = other;
 	call->args[1].isnull = other_isnull;
 	result = call_aggregate_function(&agg->combine, result_isnull);
+	if (agg->trans_type == INTERNALOID && DatumGetPointer(result) == NULL)
+		*result_isnull = true;
 	agg->aggstate->curpertrans = NULL;
 	return result;
 }
