@@ -23,6 +23,7 @@ use warnings;
 use Cwd qw(abs_path);
 use Exporter 'import';
 use File::Basename;
+use KappaTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -30,6 +31,7 @@ use Time::HiRes qw(sleep time);
 our @EXPORT = qw(
   arm
   fault_points
+  make_all_kinds
   release
   was_hit
 );
@@ -51,6 +53,37 @@ sub fault_points
 	my $text = slurp_file($header);
 
 	return $text =~ /^#define KAPPA_FAULT_\w+ "([\w-]+)"/mg;
+}
+
+=pod
+
+=head2 make_all_kinds($node, $norders)
+
+Makes a topic "orders" with so many of them, and a view of each kind of merge
+over it; returns their names.
+
+=cut
+
+sub make_all_kinds
+{
+	my ($node, $norders) = @_;
+
+	create_topic('orders', partitions => 2);
+	produce('orders', orders(1, $norders));
+	$node->safe_psql('postgres', q(
+	CREATE FOREIGN TABLE orders (id bigint, shop text, amount numeric(10,2), note text, at timestamptz)
+		SERVER events OPTIONS (topic 'orders');
+	CREATE FOREIGN TABLE customers (k int OPTIONS (key 'true', metadata 'key'), shop text, amount int)
+		SERVER events OPTIONS (topic 'orders');
+	CREATE FOREIGN TABLE latest (k int OPTIONS (key 'true', metadata 'key'), shop text, amount int)
+		SERVER events OPTIONS (topic 'orders', key_order 'timestamp');
+	SELECT kappa.create_view('order_log', 'SELECT id, shop, note FROM orders');
+	SELECT kappa.create_view('last_order', 'SELECT DISTINCT ON (shop) shop, amount FROM orders ORDER BY shop, id DESC NULLS LAST');
+	SELECT kappa.create_view('people', 'SELECT k, shop, amount FROM customers');
+	SELECT kappa.create_view('latest_people', 'SELECT k, shop, amount FROM latest');
+	SELECT kappa.create_view('sums', 'SELECT shop, count(*) AS n, max(id) AS top FROM orders GROUP BY shop');
+	SELECT kappa.create_view('means', 'SELECT shop, avg(amount) AS mean, count(*) AS n FROM orders GROUP BY shop HAVING count(*) > 3')));
+	return qw(order_log last_order people latest_people sums means);
 }
 
 # The file of a fault.

@@ -17,22 +17,7 @@ my $node = new_node(
 
 sub run { return $node->safe_psql('postgres', $_[0]) }
 
-create_topic('orders', partitions => 2);
-produce('orders', orders(1, 500));
-run(q(
-CREATE FOREIGN TABLE orders (id bigint, shop text, amount numeric(10,2), note text, at timestamptz)
-	SERVER events OPTIONS (topic 'orders');
-CREATE FOREIGN TABLE customers (k int OPTIONS (key 'true', metadata 'key'), shop text, amount int)
-	SERVER events OPTIONS (topic 'orders');
-CREATE FOREIGN TABLE latest (k int OPTIONS (key 'true', metadata 'key'), shop text, amount int)
-	SERVER events OPTIONS (topic 'orders', key_order 'timestamp');
-SELECT kappa.create_view('order_log', 'SELECT id, shop, note FROM orders');
-SELECT kappa.create_view('last_order', 'SELECT DISTINCT ON (shop) shop, amount FROM orders ORDER BY shop, id DESC NULLS LAST');
-SELECT kappa.create_view('people', 'SELECT k, shop, amount FROM customers');
-SELECT kappa.create_view('latest_people', 'SELECT k, shop, amount FROM latest');
-SELECT kappa.create_view('sums', 'SELECT shop, count(*) AS n, max(id) AS top FROM orders GROUP BY shop');
-SELECT kappa.create_view('means', 'SELECT shop, avg(amount) AS mean, count(*) AS n FROM orders GROUP BY shop HAVING count(*) > 3')));
-my @views = qw(order_log last_order people latest_people sums means);
+my @views = make_all_kinds($node, 500);
 my $id = 500;
 my $producer;    # in the background
 my @commands = qw(rebuild-begun version-dropped rollback-begun view-dropped);
