@@ -53,6 +53,18 @@ sub make_views
 	return;
 }
 
+# Do something while a view's worker stands still: others write before it asks.
+sub with_worker_held
+{
+	my ($view, $what) = @_;
+	my $pid = sql("SELECT worker_pid FROM kappa.views WHERE view = '$view'::regclass");
+
+	kill 'STOP', $pid;
+	$what->();
+	kill 'CONT', $pid;
+	return;
+}
+
 # Each message that was sent is there, once.
 sub ok_all
 {
@@ -68,6 +80,12 @@ sub ok_all
 make_views('orders', replicas => ['1,2,3', '2,3,1', '3,1,2'], config => { 'min.insync.replicas' => 2 });
 make_views('alone', replicas => [1 .. 3]);
 produce('alone', next_messages('alone', 10, partition => $_)) foreach 0 .. 2;
+make_views('torn', replicas => ['1']);
+produce('torn', next_messages('torn', 10));
+my ($segment) = glob $cluster->node(1)->{directory} . '/data/torn-0/*.log';
+my $torn = -s $segment;
+produce('torn', next_messages('torn', 10));
+ok_all('torn', 'before its node is killed');
 
 my $producer = start_producer('orders', next_messages('orders', 12000), rate => 3000);
 ok(wait_for($node, 'SELECT count(*) > 3000 FROM orders_log'), 'messages come');
@@ -95,7 +113,16 @@ kill 'TERM', $_ foreach kappa_pids($node, 'kappa worker');
 produce('orders', next_messages('orders', 100));
 ok_all('orders', 'a worker that begins without a node');
 
-$cluster->node(1)->start;
+# It comes back without messages that were not on its disk yet, and gets others at once.
+ok_state('torn_log', 'retrying', 'partition 0 of topic "torn" has no leader', 'a topic without a leader is shown');
+truncate($segment, $torn);
+with_worker_held(
+	'torn_log',
+	sub {
+		$cluster->node(1)->start;
+		produce('torn', next_messages('torn', 50));
+	});
+ok_state('torn_log', 'stopped', 'the topic is not the one.* offset 19 of partition 0', 'a leader that comes back without messages stops a view');
 ok_state('alone_log', 'running', '', 'the partition heals with its node');
 produce('alone', next_messages('alone', 10, partition => $_)) foreach 0 .. 2;
 ok_all('alone', 'with the node');
@@ -130,14 +157,14 @@ $cluster->node(3)->kill9;
 $cluster->wait_for_replicas($_, '1 1') foreach @lossy;
 produce($_, next_messages($_, 10)) foreach @lossy;
 ok_all($_, "topic $_, without the follower") foreach @lossy;
-# The worker is held still, so that others write before it asks.
-my $worker = sql(q(SELECT worker_pid FROM kappa.views WHERE view = 'longer_log'::regclass));
-kill 'STOP', $worker;
-$cluster->node(1)->kill9;
-$cluster->node(3)->start;
-$cluster->wait_for_replicas($_, '3 3') foreach @lossy;
-produce('longer', next_messages('longer', 1000));
-kill 'CONT', $worker;
+with_worker_held(
+	'longer_log',
+	sub {
+		$cluster->node(1)->kill9;
+		$cluster->node(3)->start;
+		$cluster->wait_for_replicas($_, '3 3') foreach @lossy;
+		produce('longer', next_messages('longer', 1000));
+	});
 foreach my $kind (qw(log sum))
 {
 	ok_state("shorter_$kind", 'stopped', 'Partition 0 of topic "shorter" ends at offset 20, the view.s next offset is 30',
