@@ -230,6 +230,20 @@ find_place(Search *search)
 	return good;
 }
 
+/* The first message that fails alone; -1 if none does. */
+static int
+find_single(Search *search)
+{
+	for (int i = search->from; i < search->inquiry->nmessages; i++)
+	{
+		if (fails(search, i, i + 1))
+			return i;
+		if (search->plain)
+			break;
+	}
+	return -1;
+}
+
 /* The place in the batch of a bad message; -1 if there is none, or not a single one. */
 static int
 find_message(Search *search)
@@ -241,6 +255,8 @@ find_message(Search *search)
 
 	search->error = NULL;
 	search->plain = false;
+	if (inquiry->singly)
+		return find_single(search);
 	if (!search->late)
 	{
 		if (!fails(search, search->from, n))
@@ -311,6 +327,7 @@ kappa_blame_find(KappaInquiry *inquiry)
 			search.late = false;
 		}
 	}
+	inquiry->together = search.error != NULL;
 	return list_length(inquiry->faults->messages) > known ? KAPPA_BLAME_MESSAGES
 														  : KAPPA_BLAME_MERGE;
 }

@@ -40,7 +40,7 @@ typedef struct KappaBudget
 typedef enum KappaVerdict
 {
 	KAPPA_BLAME_MESSAGES, /* some were found, and put to the faults */
-	KAPPA_BLAME_MERGE,    /* the delta works: something about the view's table */
+	KAPPA_BLAME_MERGE,    /* no message's: something about the view's table */
 	KAPPA_BLAME_OTHERS,   /* neither: something that the query needs is not there */
 	KAPPA_BLAME_SPENT,    /* more are bad than the budget allows */
 } KappaVerdict;
@@ -51,7 +51,8 @@ typedef struct KappaInquiry
 	KappaApplier *applier;
 	KappaBatchTable *bt;
 	int nmessages;
-	bool again; /* see KappaBatchPart */
+	bool again;  /* see KappaBatchPart */
+	bool singly; /* look at each message: several fail together, besides */
 	KappaFaults *faults;
 	const KappaBudget *budget; /* NULL: without limit */
 
@@ -64,6 +65,9 @@ typedef struct KappaInquiry
 
 	/* The result of KAPPA_BLAME_OTHERS and KAPPA_BLAME_SPENT. */
 	ErrorData *error;
+
+	/* With KAPPA_BLAME_MERGE: the delta fails, but over several messages only. */
+	bool together;
 } KappaInquiry;
 
 /* An error that plainly is the system's, or asks for a person, is nobody's fault. */

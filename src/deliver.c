@@ -49,6 +49,9 @@
 /* A fault of the view's table stops the view when it is met for so many times in a row. */
 #define MAX_FAULTS 3
 
+/* In so many pieces a batch is cut, and each of them again, whose messages fail together. */
+#define PIECES 8
+
 /* Letters with so much time between them are two events. */
 #define LETTER_INTERVAL_MS 60000
 
@@ -308,6 +311,28 @@ write_letters(Delivery *delivery, KappaServed *served)
 	}
 }
 
+/* Apply the batch in hand, in pieces if it cannot be had as a whole. */
+static uint64
+apply_batch(Delivery *delivery, KappaServed *served)
+{
+	KappaBatchTable *bt = get_table(delivery, served->applier->relid);
+	int64 n = delivery->batch->nmessages;
+	int pieces = Max(served->pieces, 1);
+	uint64 rows = 0;
+
+	for (int i = 0; i < pieces; i++)
+	{
+		KappaBatchPart part = {
+			.first = n * i / pieces,
+			.last = n * (i + 1) / pieces,
+			.excluded = served->faults.excluded,
+		};
+
+		rows += kappa_apply_batch(served->applier, bt, &part);
+	}
+	return rows;
+}
+
 static void
 deliver_to_view(Delivery *delivery, KappaServed *served)
 {
@@ -327,13 +352,8 @@ deliver_to_view(Delivery *delivery, KappaServed *served)
 	turn->rows = 0;
 	if (turn->messages > 0)
 	{
-		KappaBatchPart part = {
-			.last = delivery->batch->nmessages,
-			.excluded = served->faults.excluded,
-		};
-
 		KAPPA_FAULT(BATCH_APPLYING, served->view);
-		turn->rows = kappa_apply_batch(applier, get_table(delivery, applier->relid), &part);
+		turn->rows = apply_batch(delivery, served);
 		KAPPA_FAULT(BATCH_MERGED, served->view);
 	}
 
@@ -543,6 +563,23 @@ begin_inquiry_step(void *arg)
 }
 
 /*
+ * Messages that only fail together (the sum of a batch overflows, where another one
+ * was before or comes behind) can be applied in smaller pieces, or one by one.
+ * False if there is no smaller one.  Of a changelog a piece would have messages
+ * that others behind it replace, and no two of its messages make one row.
+ */
+static bool
+cut_smaller(Delivery *delivery, KappaServed *served)
+{
+	int n = delivery->batch->nmessages;
+
+	if (served->applier->changelog || served->pieces >= n)
+		return false;
+	served->pieces = Min((int64) Max(served->pieces, 1) * PIECES, n);
+	return true;
+}
+
+/*
  * What the view's table does not take may be mended by a person who does not
  * know of it yet; but not for ever, and nothing may be passed over.
  */
@@ -580,6 +617,7 @@ inquire(Delivery *delivery, KappaServed *served, ErrorData *error, char *place)
 		.faults = &served->faults,
 		.budget = &served->budget,
 		.attempt = attempt_and_undo,
+		.singly = served->pieces > 0 && served->pieces >= delivery->batch->nmessages,
 	};
 	ErrorData *trouble = attempt_and_undo(begin_inquiry_step, &step);
 
@@ -594,7 +632,8 @@ inquire(Delivery *delivery, KappaServed *served, ErrorData *error, char *place)
 		case KAPPA_BLAME_MESSAGES:
 			break;
 		case KAPPA_BLAME_MERGE:
-			leave_out(delivery, served, judge_fault(delivery, served, &inquiry, error), place);
+			if (!inquiry.together || !cut_smaller(delivery, served))
+				leave_out(delivery, served, judge_fault(delivery, served, &inquiry, error), place);
 			break;
 		case KAPPA_BLAME_OTHERS:
 		case KAPPA_BLAME_SPENT:
@@ -731,7 +770,12 @@ kappa_deliver(KappaSource *source)
 	settle_doubts(&delivery);
 
 	foreach(lc, source->views)
-		((KappaServed *) lfirst(lc))->faults = (KappaFaults){ 0 };
+	{
+		KappaServed *served = lfirst(lc);
+
+		served->faults = (KappaFaults){ 0 };
+		served->pieces = 0;
+	}
 	unload_tables(source);
 	kappa_fetch_release(source);
 	source->advanced = false;

@@ -61,6 +61,7 @@ typedef struct KappaServed
 	KappaLastMessage *check;
 	KappaTurn turn;
 	KappaFaults faults; /* in the batch in hand; in KappaRoundContext */
+	int pieces;         /* in which that is applied, one after the other; 0: as a whole */
 	KappaBudget budget;
 	TimestampTz last_letter_at; /* when it wrote one, to tell bursts apart */
 	TimestampTz recorded_at;    /* when kappa.last_message was written */

@@ -176,6 +176,24 @@ ok_letters($_, '', "$_ goes on when the cause is gone") foreach qw(checked disti
 sql(q(SELECT kappa.resume_view('overflowing')));
 state_becomes('overflowing', 'stopped', 'integer out of range', 'what has not changed stops it again');
 
+# ---- The fault of a batch: its messages fail together, and not in their order. ----
+
+make_topic('sums');
+sql(q(SELECT kappa.create_view('summed', 'SELECT k, tight(n::int) AS s, count(*) AS c FROM sums GROUP BY k');
+SELECT kappa.create_view('beside', 'SELECT n FROM sums')));
+produce('sums', [ { value => { n => -2_000_000_000, k => 'a' } } ]);
+ok_letters($_, '') foreach qw(summed beside);
+sql(q(SELECT kappa.pause_view('summed')));
+produce('sums', [ (map { { value => { n => $_ % 4 < 2 ? 2_000_000_000 : -2_000_000_000, k => 'a' } } } 0 .. 999), { value => { n => 'bad', k => 'b' } } ]);
+sql(q(SELECT kappa.resume_view('summed')));
+ok_letters('summed', '1001:22P02', 'messages that fail together are applied one by one');
+is(sql('SELECT * FROM summed'), 'a|-2000000000|1001', 'each once');
+ok_letters('beside', '1001:22P02', 'a neighbour goes on beside them');
+produce('sums', [ map { { value => { n => 2_000_000_000, k => 'a' } } } 1 .. 3 ]);
+state_becomes('summed', 'stopped', 'integer out of range.*tried 3 times', 'what overflows in its order, too, stops the view');
+is(letters('summed'), '1001:22P02', 'and nothing is set aside for it');
+ok_letters('beside', '1001:22P02', 'a neighbour goes on');
+
 # ---- How much work it is to find them. ----
 
 # Every part of a batch that is tried is a transaction that is rolled back.
