@@ -44,6 +44,7 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
@@ -63,14 +64,23 @@ static object_access_hook_type next_object_access = NULL;
 
 /* Both are valid until the end of the transaction that set them. */
 static Oid permitted_relid = InvalidOid;
+static int permitted_depth; /* of triggers, while that is set */
 static bool ddl_permitted = false;
 
 /* ---- permits ---- */
+
+static int
+get_trigger_depth(void)
+{
+	return DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH));
+}
 
 void
 kappa_guard_permit(Oid relid)
 {
 	permitted_relid = relid;
+	if (OidIsValid(relid))
+		permitted_depth = get_trigger_depth();
 }
 
 void
@@ -92,6 +102,7 @@ end_permits(XactEvent event, void *arg)
 
 /* ---- rows ---- */
 
+/* What is permitted to kappa is not to the triggers that its statements fire. */
 Datum
 kappa_sql_guard(PG_FUNCTION_ARGS)
 {
@@ -101,7 +112,8 @@ kappa_sql_guard(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("kappa.guard() was not called as a trigger")));
-	if (RelationGetRelid(trigger->tg_relation) != permitted_relid)
+	if (RelationGetRelid(trigger->tg_relation) != permitted_relid ||
+		get_trigger_depth() != permitted_depth + 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot change view \"%s\"",

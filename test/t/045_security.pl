@@ -11,7 +11,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kafka = start_kafka();
-my $node = new_node();
+my $node = new_node(conf => "kappa.retry_max_delay = '300ms'\n");
 
 sub sql { return $node->safe_psql('postgres', @_); }
 
@@ -115,9 +115,80 @@ my @seen = slurp_file($node->logfile) =~ /spy runs as (\w+)/g;
 cmp_ok(scalar @seen, '>', 20, 'the function of a domain ran');
 is(join(',', sort keys %{ { map { $_ => 1 } @seen } }), 'alice', 'as the owner of the view, whoever called what');
 
+# ---- Policies on a table that is looked up. ----
+
+as('bob', q(CREATE TABLE shelf AS SELECT n, 'box ' || n AS box FROM generate_series(1, 100) n;
+	GRANT SELECT ON shelf TO alice;
+	CREATE FUNCTION public.peek(bigint) RETURNS boolean LANGUAGE plpgsql STABLE
+		AS $$ BEGIN RAISE WARNING 'policy runs as %', current_user; RETURN true; END $$;
+	ALTER TABLE shelf ENABLE ROW LEVEL SECURITY;
+	CREATE POLICY evens ON shelf FOR SELECT USING (n % 2 = 0 AND public.peek(n))));
+as('alice', q(CREATE TABLE drawer AS SELECT n FROM generate_series(1, 100) n;
+	ALTER TABLE drawer ENABLE ROW LEVEL SECURITY;
+	CREATE POLICY few ON drawer USING (n % 3 = 0);
+	SELECT kappa.create_view('boxes', 'SELECT n, box FROM deeds JOIN shelf USING (n)');
+	SELECT kappa.create_view('drawers', 'SELECT n FROM deeds JOIN drawer USING (n)')));
+sub rows_of { my ($view) = @_; return sql("SELECT kappa.wait_for('$view'); SELECT count(*), count(*) FILTER (WHERE n % 2 = 0), count(*) FILTER (WHERE n % 3 = 0) FROM $view"); }
+my $all = sub { my ($n) = @_; return sql("SELECT count(*) FROM generate_series(1, $sent) AS g WHERE g % $n = 0") };
+is(rows_of('boxes') =~ s/^t\n(\d+\|\d+).*/$1/r, $all->(2) . '|' . $all->(2), 'a view has the rows that policies show to its owner');
+is(rows_of('drawers'), "t\n$sent|" . $all->(2) . '|' . $all->(3), 'the owner of a table is not held by its policies');
+verified($node, $_) foreach qw(boxes drawers);
+as('alice', 'ALTER TABLE drawer FORCE ROW LEVEL SECURITY');
+as('bob', 'DROP POLICY evens ON shelf; CREATE POLICY odds ON shelf FOR SELECT USING (n % 2 = 1 AND public.peek(n))');
+my $before = $sent;
+send_deeds(6);
+sql("SELECT kappa.wait_for('$_')") foreach qw(boxes drawers);
+is(sql("SELECT string_agg(n::text, ' ' ORDER BY n) FROM boxes WHERE n > $before"), join(' ', grep { $_ % 2 == 1 } $before + 1 .. $sent), 'another policy counts for what comes then');
+is(sql("SELECT string_agg(n::text, ' ' ORDER BY n) FROM drawers WHERE n > $before"), join(' ', grep { $_ % 3 == 0 } $before + 1 .. $sent), 'so does FORCE');
+sql(q(SELECT kappa.rebuild('drawers'), kappa.rebuild('boxes')));
+is(sql("SELECT kappa.wait_for_rebuild('$_')"), 't', "$_ is rebuilt") foreach qw(boxes drawers);
+verified($node, $_) foreach qw(boxes drawers);
+is(sql('SELECT count(*) FROM boxes WHERE n % 2 = 0') . ' ' . sql('SELECT count(*) FROM drawers WHERE n % 3 <> 0'), '0 0', 'a rebuild, and kappa.verify by a superuser, see what the owner sees');
+is(join(',', sort keys %{ { map { $_ => 1 } slurp_file($node->logfile) =~ /policy runs as (\w+)/g } }), 'alice', 'and functions of policies run as the owner of the view');
+as('alice', q(SELECT kappa.drop_view('boxes'), kappa.drop_view('drawers')));
+
+# ---- Indexes and triggers on the table of a view. ----
+
+as('alice', q(SELECT kappa.create_view('shown', 'SELECT word, count(*) AS n FROM deeds GROUP BY word')));
+ok_view($node, 'shown');
+as('mallory', q(CREATE FUNCTION tools.trick(text) RETURNS text LANGUAGE plpgsql IMMUTABLE
+		AS $$ BEGIN RAISE WARNING 'index runs as %', current_user; RETURN $1; END $$;
+	CREATE FUNCTION tools.trap() RETURNS trigger LANGUAGE plpgsql
+		AS $$ BEGIN RAISE WARNING 'trigger runs as %', current_user; RETURN NULL; END $$));
+refused('mallory', 'CREATE INDEX ON shown (tools.trick(word))', qr/must be owner of table shown/, 'an index on the view of another');
+refused('mallory', 'CREATE TRIGGER trap AFTER INSERT ON shown EXECUTE FUNCTION tools.trap()', qr/permission denied for table shown/, 'a trigger likewise');
+as('alice', 'CREATE INDEX trick ON shown (tools.trick(word)); GRANT TRIGGER ON shown TO mallory');
+as('mallory', 'CREATE TRIGGER trap AFTER INSERT ON shown EXECUTE FUNCTION tools.trap()');
+send_deeds(2);
+ok_view($node, 'shown');
+sql('REINDEX TABLE shown; VACUUM FULL shown');
+my $log = slurp_file($node->logfile);
+is(join(',', sort keys %{ { map { $_ => 1 } $log =~ /((?:index|trigger) runs as \w+)/g } }), 'index runs as alice,trigger runs as alice',
+	'functions of indexes and triggers run as the owner of the view');
+
+# What they try there.
+sub tries
+{
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my ($statement, $reason) = @_;
+	as('mallory', "CREATE OR REPLACE FUNCTION tools.trap() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN $statement; RETURN NULL; END \$\$");
+	send_deeds(1);
+	return state_becomes('shown', 'retrying', $reason, $statement);
+}
+tries('RESET ROLE', 'cannot set parameter "role" within security-restricted operation');
+tries('SET SESSION AUTHORIZATION DEFAULT', 'cannot set parameter "session_authorization" within security-restricted operation');
+tries('CREATE TEMP TABLE t (n int)', 'cannot create temporary table within security-restricted operation');
+tries('DELETE FROM kappa.position', 'permission denied for table position');
+tries('CREATE ROLE more SUPERUSER', 'superuser|permission denied to create role');
+tries('DELETE FROM public.shown', 'cannot change view "shown"');
+tries('ALTER TABLE public.shown DISABLE TRIGGER ALL', 'because it is being used by active queries');
+as('alice', 'DROP TRIGGER trap ON shown; DROP INDEX trick');
+ok_view($node, 'shown', name => 'without the trap the view goes on');
+
 # ---- Who may make the server connect, and wait. ----
 
-as('alice', q(SELECT kappa.create_view('shown', 'SELECT word, count(*) AS n FROM deeds GROUP BY word');
+as('alice', q(
 	GRANT SELECT ON shown TO reader;
 	CREATE VIEW public.window_on_deeds AS SELECT * FROM deeds));
 ok_view($node, 'shown');
