@@ -568,8 +568,10 @@ sub ok_view
 			  . describe_views($node, $dbname));
 		return 0;
 	}
+	# Waits for a lock, if need be, which kappa.views does not.
 	my $query = $node->safe_psql($dbname,
-		"SELECT query FROM kappa.views WHERE view = '$view'::regclass");
+		"SELECT pg_get_viewdef(definition, true) FROM kappa.view JOIN kappa.view_version USING (view, version) "
+		  . "WHERE view = '$view'::regclass");
 	my $difference = compare_rows($node, $view, $query, %options);
 	$difference = verify_view($node, $view, %options) if $difference eq '';
 	return no_difference($options{name} // "$view has the rows of its query",
