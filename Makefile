@@ -57,7 +57,9 @@ OBJS = \
 	src/fetch.o \
 	src/fill.o \
 	src/fill_batch.o \
+	src/fill_begin.o \
 	src/fill_run.o \
+	src/fill_share.o \
 	src/fill_step.o \
 	src/guard.o \
 	src/inspect.o \

@@ -224,11 +224,13 @@ CREATE TABLE kappa.fill_range (
     start_offset bigint,
     next_offset bigint NOT NULL,
     end_offset bigint NOT NULL,
+    shared bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (view, version, part, start_offset)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE kappa.fill_range IS 'stretches of the log that are replayed for a version; each is locked while a process replays some of it';
 COMMENT ON COLUMN kappa.fill_range.next_offset IS 'the next offset to read';
 COMMENT ON COLUMN kappa.fill_range.end_offset IS 'the first offset that is left to others';
+COMMENT ON COLUMN kappa.fill_range.shared IS 'messages that were read for another version, and came along';
 
 CREATE TABLE kappa.version_history (
     view regclass,
@@ -679,12 +681,14 @@ SELECT f.view,
        r.next_offset,
        r.end_offset,
        pg_catalog.round(100.0 * (r.next_offset - r.start_offset) / (r.end_offset - r.start_offset), 1) AS percent,
+       r.shared,
        CASE WHEN f.staging IS NOT NULL THEN pg_catalog.pg_total_relation_size(f.staging) END AS staging_bytes
 FROM kappa.fill f
 JOIN kappa.fill_range r USING (view, version);
 COMMENT ON VIEW kappa.replays IS 'stretches of the log that several processes are replaying into views';
 COMMENT ON COLUMN kappa.replays.next_offset IS 'the next offset to read, as last committed';
 COMMENT ON COLUMN kappa.replays.end_offset IS 'where a worker will go on';
+COMMENT ON COLUMN kappa.replays.shared IS 'messages that were read once for several versions, and are counted with another one';
 COMMENT ON COLUMN kappa.replays.staging_bytes IS 'size of all partial results of the version; null where its rows go into its own table';
 
 CREATE VIEW kappa.versions AS

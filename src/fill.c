@@ -38,32 +38,27 @@
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "append.h"
 #include "compat.h"
 #include "definition.h"
 #include "fault.h"
 #include "fill.h"
 #include "fill_run.h"
+#include "fill_share.h"
 #include "fill_step.h"
 #include "kappa.h"
 #include "launcher.h"
 #include "rebuild.h"
 #include "rebuild_run.h"
-#include "view_fill.h"
 #include "worker.h"
 
 /* A transaction should take about so long: locks and a cancelled rebuild wait for its end. */
 #define STRETCH_MS 3000
 #define FIRST_STRETCH 500000 /* messages */
 #define MIN_STRETCH 1000
-
-/* No range is cut into parts smaller than that, nor than what is worth a replay. */
-#define MIN_RANGE 50000
 
 /* Live views go first: niceness of the processes that replay. */
 #define REPLAY_NICENESS 10
@@ -83,10 +78,12 @@ static Oid fill_view;
 static int32 fill_version;
 static int64 stretch; /* messages for one transaction */
 
-/* The last one. */
+/* The last one; what it was for lives in FillerContext. */
 static int64 messages_read;
-static uint64 rows_made;
-static uint64 time_taken; /* us */
+static List *members; /* of KappaFillMember */
+
+/* Whose part of it is being done, for the error's address; NULL: all of it. */
+static KappaFillMember *current;
 
 /* ---- settings ---- */
 
@@ -107,153 +104,38 @@ set_resources(void)
 	set_parallelism(0);
 }
 
-/* ---- handing over ---- */
-
-/* Messages that are left; -1 if something has been applied already. */
-static int64
-count_left(const KappaApplier *applier, const int64 *end)
-{
-	int64 left = 0;
-
-	for (int p = 0; p < applier->npartitions; p++)
-	{
-		if (applier->next_offset[p] != applier->start_offset[p])
-			return -1;
-		left += end[p] - applier->next_offset[p];
-	}
-	return left;
-}
-
-/* Into how many ranges each partition is cut, so that there is work for all. */
-static int
-choose_pieces(const KappaApplier *applier, const int64 *end)
-{
-	int nparts = 0;
-
-	for (int p = 0; p < applier->npartitions; p++)
-		nparts += end[p] > applier->next_offset[p];
-	return (2 * kappa_rebuild_workers + nparts - 1) / Max(nparts, 1);
-}
-
-/*
- * Whether the rows are where people read them: then the position has to say at
- * all times which messages they are of.  It can, if each partition is read from
- * its start on.
- */
-static bool
-is_read(const KappaApplier *applier, Oid staging)
-{
-	return applier->live && !OidIsValid(staging);
-}
-
-static void
-insert_ranges(const KappaApplier *applier, const int64 *end, int pieces)
-{
-	int64 min = Min(MIN_RANGE, Max(kappa_replay_min, 1));
-
-	for (int p = 0; p < applier->npartitions; p++)
-	{
-		int64 start = applier->next_offset[p];
-		int64 size = Max((end[p] - start + pieces - 1) / pieces, min);
-
-		for (; start < end[p]; start += size)
-		{
-			KappaFillRange range = { p, start, start, Min(start + size, end[p]) };
-
-			kappa_fill_insert_range(applier->view, applier->version, &range);
-		}
-	}
-}
-
-static Oid
-create_staging(const KappaApplier *applier, const KappaShape *shape)
-{
-	Oid namespace = get_rel_namespace(applier->view);
-	KappaOwnerScope scope;
-	Oid staging;
-
-	kappa_definition_enter_owner(&scope, applier->owner,
-								 kappa_apply_get_version(applier)->settings);
-	staging = kappa_definition_create_state_table(kappa_plan_staging_ddl, shape, namespace,
-												  get_rel_name(applier->view),
-												  psprintf("v%d_staging", applier->version));
-	kappa_definition_depend(staging, applier->view);
-	kappa_definition_leave_owner(&scope);
-	return staging;
-}
-
-/* Nobody has moved the position since the applier was opened, nor does now. */
-static bool
-lock_position(const KappaApplier *applier)
-{
-	KappaPosition *position;
-
-	(void) kappa_catalog_lock_view(applier->view);
-	position = kappa_catalog_get_position(applier->view, applier->version);
-	for (int p = 0; position != NULL && p < position->npartitions; p++)
-		if (position->next_offset[p] >= 0 &&
-			position->next_offset[p] != applier->next_offset[p])
-			return false;
-	return position != NULL;
-}
-
-bool
-kappa_fill_begin(KappaApplier *applier, const int64 *end)
-{
-	KappaFill *fill = kappa_fill_get(applier->view, applier->version);
-	Oid staging = InvalidOid;
-	Query *definition;
-	KappaShape *shape;
-	bool staged;
-
-	if (fill != NULL)
-		return fill->active;
-	if (kappa_replay_min < 0 || count_left(applier, end) < Max(kappa_replay_min, 1))
-		return false;
-	definition = kappa_definition_get_query(kappa_apply_get_version(applier)->definition);
-	shape = kappa_analyze_query(definition, NULL, false);
-	staged = kappa_fill_needs_staging(shape);
-	if (!kappa_fill_is_possible(shape) ||
-		(!staged && !kappa_append_is_possible(applier->target)) || !lock_position(applier))
-		return false;
-
-	/* From here on the position says what was a symbolic start. */
-	kappa_apply_store_position(applier, applier->next_offset);
-	if (staged)
-		staging = create_staging(applier, shape);
-	kappa_fill_insert(applier->view, applier->version, staging);
-	insert_ranges(applier, end, is_read(applier, staging) ? 1 : choose_pieces(applier, end));
-	KAPPA_FAULT(REPLAY_PLANNED, applier->view);
-	return true;
-}
-
 /* ---- a stretch of the log ---- */
+
+static bool
+is_own(const KappaFillMember *member)
+{
+	return member->share->fill->view == fill_view && member->share->fill->version == fill_version;
+}
 
 /* Take the next part of each range, all together no more than a stretch. */
 static KappaStretch *
-choose_stretch(const KappaApplier *applier, List *ranges)
+choose_stretch(int npartitions, const List *ranges)
 {
 	KappaStretch *next = palloc0(sizeof(KappaStretch));
 	int64 share = Max(stretch / list_length(ranges), 1);
 	ListCell *lc;
 
-	next->npartitions = applier->npartitions;
-	next->start = palloc0(Max(applier->npartitions, 1) * sizeof(int64));
-	next->end = palloc0(Max(applier->npartitions, 1) * sizeof(int64));
+	next->npartitions = npartitions;
+	next->start = palloc0(Max(npartitions, 1) * sizeof(int64));
+	next->end = palloc0(Max(npartitions, 1) * sizeof(int64));
 	foreach(lc, ranges)
 	{
 		KappaFillRange *range = lfirst(lc);
 
 		next->start[range->part] = range->next_offset;
-		range->next_offset = Min(range->next_offset + share, range->end_offset);
-		next->end[range->part] = range->next_offset;
-		next->messages += range->next_offset - next->start[range->part];
+		next->end[range->part] = Min(range->next_offset + share, range->end_offset);
 	}
 	return next;
 }
 
+/* No version is read for beyond the end of its range. */
 static void
-store_ranges(const KappaApplier *applier, const KappaFill *fill, List *ranges)
+limit_stretch(KappaStretch *next, const List *ranges)
 {
 	ListCell *lc;
 
@@ -261,11 +143,46 @@ store_ranges(const KappaApplier *applier, const KappaFill *fill, List *ranges)
 	{
 		KappaFillRange *range = lfirst(lc);
 
+		next->end[range->part] = Min(next->end[range->part], range->end_offset);
+	}
+}
+
+static KappaStretch *
+choose_common_stretch(void)
+{
+	KappaFillMember *first = linitial(members);
+	KappaStretch *next = choose_stretch(first->applier->npartitions, first->share->ranges);
+	ListCell *lc;
+
+	foreach(lc, members)
+		limit_stretch(next, ((KappaFillMember *) lfirst(lc))->share->ranges);
+	for (int p = 0; p < next->npartitions; p++)
+		next->messages += next->end[p] - next->start[p];
+	return next;
+}
+
+/* Move the ranges of a version behind what was read. */
+static void
+store_ranges(const KappaFillMember *member, const KappaStretch *read)
+{
+	const KappaFill *fill = member->share->fill;
+	ListCell *lc;
+
+	foreach(lc, member->share->ranges)
+	{
+		KappaFillRange *range = lfirst(lc);
+
+		range->next_offset = read->end[range->part];
+		if (!is_own(member))
+			range->shared += read->end[range->part] - read->start[range->part];
 		kappa_fill_advance(fill->view, fill->version, range);
-		if (is_read(applier, fill->staging))
+		if (kappa_fill_is_read(member->applier, fill->staging))
 			kappa_fill_move_position(fill->view, fill->version, range->part,
 									 range->next_offset);
 	}
+	KAPPA_FAULT(REPLAY_STRETCHED, fill->view);
+	if (!member->applier->live)
+		kappa_rebuild_run_add_messages(fill->view, fill->version, read->messages);
 }
 
 /* So that the next one takes as long as one should. */
@@ -281,35 +198,44 @@ adapt_stretch(TimestampTz start)
 }
 
 static void
-replay_stretch(KappaApplier *applier, const KappaFill *fill, List *ranges)
+replay_stretch(void)
 {
 	TimestampTz start = GetCurrentTimestamp();
-	KappaStretch *next = choose_stretch(applier, ranges);
+	KappaStretch *next = choose_common_stretch();
+	ListCell *lc;
 
-	rows_made = kappa_fill_read(applier, fill, next);
+	kappa_fill_read(members, next);
 	messages_read = next->messages;
-	time_taken = GetCurrentTimestamp() - start;
-	store_ranges(applier, fill, ranges);
-	KAPPA_FAULT(REPLAY_STRETCHED, fill_view);
-	if (!applier->live)
-		kappa_rebuild_run_add_messages(fill->view, fill->version, messages_read);
+	foreach(lc, members)
+	{
+		current = lfirst(lc);
+		store_ranges(current, next);
+	}
+	current = NULL;
 	adapt_stretch(start);
 }
 
 /* ---- the end ---- */
 
+static char *
+describe_progress(const KappaFillProgress *progress)
+{
+	if (progress->shared == 0)
+		return psprintf(INT64_FORMAT " messages", progress->messages);
+	return psprintf(INT64_FORMAT " messages, " INT64_FORMAT " of them read for another version",
+					progress->messages, progress->shared);
+}
+
 /* All ranges are done: make a version of what there is. */
 static void
-finish(KappaApplier *applier, KappaFill *fill)
+finish(KappaApplier *applier, const KappaFill *fill, const KappaFillProgress *progress)
 {
 	int64 *next = palloc(Max(applier->npartitions, 1) * sizeof(int64));
-	KappaFillProgress progress;
 
 	KAPPA_FAULT(REPLAY_MERGING, fill_view);
-	kappa_fill_get_progress(fill->view, fill->version, &progress);
 	kappa_catalog_add_event(fill->view, "replayed", fill->version, NULL,
-							psprintf(INT64_FORMAT " messages", progress.messages));
-	if (!is_read(applier, fill->staging))
+							describe_progress(progress));
+	if (!kappa_fill_is_read(applier, fill->staging))
 	{
 		memcpy(next, applier->next_offset, applier->npartitions * sizeof(int64));
 		kappa_fill_get_ends(fill->view, fill->version, next, applier->npartitions);
@@ -331,21 +257,6 @@ finish(KappaApplier *applier, KappaFill *fill)
 
 /* ---- a turn ---- */
 
-static bool
-is_runnable(void)
-{
-	ListCell *lc;
-
-	foreach(lc, kappa_catalog_list_runnable())
-	{
-		KappaVersion *version = lfirst(lc);
-
-		if (version->view == fill_view && version->version == fill_version)
-			return true;
-	}
-	return false;
-}
-
 /* How many ranges to take at once: the fewer queries, the fewer partial results. */
 static int
 choose_share(const KappaFillProgress *progress)
@@ -353,39 +264,90 @@ choose_share(const KappaFillProgress *progress)
 	return progress->split ? 1 : Max(progress->nopen / kappa_rebuild_workers, 1);
 }
 
+static KappaApplier *
+open_applier(const KappaFill *fill)
+{
+	KappaApplier *applier;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	applier = kappa_apply_open(fill->view, fill->version);
+	PopActiveSnapshot();
+	return applier;
+}
+
+/* Open the versions that a turn is for; those that are gone leave. */
+static void
+open_members(const List *shares)
+{
+	List *gone = NIL;
+	ListCell *lc;
+
+	foreach(lc, shares)
+	{
+		KappaFillMember *member = palloc0(sizeof(KappaFillMember));
+
+		member->share = lfirst(lc);
+		members = lappend(members, member);
+	}
+	foreach(lc, members)
+	{
+		current = lfirst(lc);
+		if (current->share->ranges != NIL)
+			KAPPA_FAULT(REPLAY_CLAIMED, current->share->fill->view);
+		current->applier = open_applier(current->share->fill);
+		if (current->applier == NULL)
+			gone = lappend(gone, current);
+	}
+	current = NULL;
+	members = list_difference_ptr(members, gone);
+}
+
+static FillResult
+read_on(const KappaFill *fill, const List *runnable, const KappaFillProgress *progress)
+{
+	List *shares = kappa_share_claim(fill, runnable, choose_share(progress));
+	ListCell *lc;
+
+	if (shares == NIL)
+		return FILL_WAIT;
+	open_members(shares);
+	if (members == NIL)
+		return FILL_DONE;
+	replay_stretch();
+	foreach(lc, members)
+		kappa_apply_close(((KappaFillMember *) lfirst(lc))->applier);
+	return FILL_MORE;
+}
+
+/* When all has been read; one process does it. */
+static FillResult
+finish_fill(const KappaFillProgress *progress)
+{
+	KappaFillShare *share = palloc0(sizeof(KappaFillShare));
+
+	share->fill = kappa_fill_lock(fill_view, fill_version);
+	if (share->fill == NULL)
+		return FILL_WAIT;
+	open_members(list_make1(share));
+	if (members == NIL)
+		return FILL_DONE;
+	current = linitial(members);
+	finish(current->applier, share->fill, progress);
+	kappa_apply_close(current->applier);
+	return FILL_DONE;
+}
+
 static FillResult
 take_turn_in_transaction(void)
 {
-	KappaFill *fill = is_runnable() ? kappa_fill_get(fill_view, fill_version) : NULL;
+	List *runnable = kappa_catalog_list_runnable();
+	KappaFill *fill = kappa_fill_get(fill_view, fill_version);
 	KappaFillProgress progress;
-	KappaApplier *applier;
-	List *ranges = NIL;
-	bool finished;
 
-	if (fill == NULL || !fill->active)
+	if (fill == NULL || !fill->active || !kappa_share_is_runnable(fill, runnable))
 		return FILL_DONE;
 	kappa_fill_get_progress(fill_view, fill_version, &progress);
-	finished = progress.nopen == 0;
-	if (finished)
-		fill = kappa_fill_lock(fill_view, fill_version);
-	else
-		ranges = kappa_fill_claim(fill_view, fill_version, choose_share(&progress));
-	if (finished ? fill == NULL : ranges == NIL)
-		return FILL_WAIT;
-
-	if (!finished)
-		KAPPA_FAULT(REPLAY_CLAIMED, fill_view);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	applier = kappa_apply_open(fill_view, fill_version);
-	PopActiveSnapshot();
-	if (applier == NULL)
-		return FILL_DONE;
-	if (finished)
-		finish(applier, fill);
-	else
-		replay_stretch(applier, fill, ranges);
-	kappa_apply_close(applier);
-	return finished ? FILL_DONE : FILL_MORE;
+	return progress.nopen > 0 ? read_on(fill, runnable, &progress) : finish_fill(&progress);
 }
 
 static FillResult
@@ -405,57 +367,69 @@ take_turn(void)
 /* ---- errors ---- */
 
 static KappaViewPlace *
-find_place(void)
+find_place(const KappaFill *fill)
 {
 	KappaViewPlace *places;
 	int n = kappa_shmem_get_places(&places);
 
 	for (int i = 0; i < n; i++)
-		if (places[i].view == fill_view && places[i].version == fill_version)
+		if (places[i].view == fill->view && places[i].version == fill->version)
 			return &places[i];
 	return NULL;
 }
 
-/* Show the view as retrying; the supervisor starts processes again when it is time. */
+/* Show a view as retrying; the supervisor starts processes again when it is time. */
 static void
-suspend(const ErrorData *error)
+suspend(const KappaFill *fill, const ErrorData *error)
 {
-	KappaViewPlace *place = find_place();
+	KappaViewPlace *place = find_place(fill);
 	bool first = place != NULL &&
 				 kappa_shmem_view_suspend(place->slot, error->sqlerrcode, error->message, 0);
 
 	if (!first)
 		return;
 	kappa_worker_begin();
-	kappa_catalog_add_event(fill_view, "failed", fill_version,
+	kappa_catalog_add_event(fill->view, "failed", fill->version,
 							unpack_sql_state(error->sqlerrcode), error->message);
 	CommitTransactionCommand();
 }
 
-/* A stretch was committed: count it.  It works, perhaps again. */
+/* A stretch was committed: count it. */
 static void
-note_success(void)
+count_stretch(const KappaFillMember *member)
 {
-	KappaViewPlace *place = find_place();
+	KappaViewPlace *place = find_place(member->share->fill);
 	KappaCounters *counters;
-	const char *event;
 
 	if (place == NULL)
 		return;
 	counters = kappa_shmem_view_counters(place->slot);
 	pg_atomic_fetch_add_u64(&counters->messages, messages_read);
-	pg_atomic_fetch_add_u64(&counters->rows, rows_made);
+	pg_atomic_fetch_add_u64(&counters->rows, member->rows);
 	pg_atomic_fetch_add_u64(&counters->batches, 1);
-	pg_atomic_fetch_add_u64(&counters->apply_us, time_taken);
-	if (place->state != KAPPA_RUN_RETRYING)
+	pg_atomic_fetch_add_u64(&counters->apply_us, member->time_taken);
+	if (!is_own(member) && place->state == KAPPA_RUN_WAITING)
+		kappa_shmem_view_postpone(place->slot, KAPPA_REPLAYING_REASON, 0);
+}
+
+/* It works, perhaps again. */
+static void
+note_success(const KappaFillMember *member)
+{
+	const KappaFill *fill = member->share->fill;
+	KappaViewPlace *place = find_place(fill);
+	const char *event;
+
+	if (place == NULL || (!place->failing && place->state != KAPPA_RUN_RETRYING))
 		return;
 	event = kappa_shmem_view_recovered(place->slot);
 	kappa_shmem_view_postpone(place->slot, KAPPA_REPLAYING_REASON, 0);
 	if (event == NULL)
 		return;
 	kappa_worker_begin();
-	kappa_catalog_add_event(fill_view, event, fill_version, NULL, NULL);
+	kappa_catalog_add_event(fill->view, event, fill->version, NULL, NULL);
 	CommitTransactionCommand();
+	MemoryContextSwitchTo(FillerContext);
 }
 
 /* Rows that the position does not speak of go. */
@@ -470,15 +444,15 @@ forget_rows(const KappaFill *fill)
 
 /* A worker shall read on from the position.  False if somebody else is about to see to it. */
 static bool
-give_up(void)
+give_up(const KappaFill *failed)
 {
 	KappaFill *fill;
 
 	kappa_worker_begin();
-	fill = kappa_fill_lock(fill_view, fill_version);
+	fill = kappa_fill_lock(failed->view, failed->version);
 	if (fill != NULL && fill->active)
 	{
-		kappa_fill_abandon(fill_view, fill_version);
+		kappa_fill_abandon(fill->view, fill->version);
 		forget_rows(fill);
 		kappa_definition_drop_relation(fill->staging, DROP_RESTRICT);
 		kappa_shmem_wake_at_commit();
@@ -487,23 +461,60 @@ give_up(void)
 	return fill != NULL;
 }
 
-/* Of what was thrown; ends the process, but for what a reload of the view mends. */
-static FillResult
-handle_error(ErrorData *error)
+static void
+handle_failure(const KappaFill *fill, const ErrorData *error)
 {
-	AbortOutOfAnyTransaction();
-	kappa_apply_current = NULL;
-	if (error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE)
-		return FILL_WAIT;
 	if (kappa_rebuild_error_may_pass(error->sqlerrcode))
-		suspend(error);
-	else if (give_up())
+		suspend(fill, error);
+	else if (give_up(fill))
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
 				 errmsg("parallel replay of a view is given up: %s", error->message),
 				 error->detail ? errdetail_internal("%s", error->detail) : 0,
 				 error->context ? errcontext("%s", error->context) : 0));
-	return FILL_DONE;
+}
+
+/* Whose part of the turn has failed; NULL: no one's in particular. */
+static KappaFillMember *
+find_failed(void)
+{
+	ListCell *lc;
+
+	foreach(lc, members)
+	{
+		KappaFillMember *member = lfirst(lc);
+
+		if (kappa_apply_current != NULL && member->applier == kappa_apply_current)
+			return member;
+	}
+	return current;
+}
+
+/*
+ * Of what was thrown; ends the process, but for what a reload of the view mends,
+ * and what only concerns a version that came along.  What is no one's fault, and
+ * may pass, is trouble for all of them.
+ */
+static FillResult
+handle_error(const ErrorData *error, const KappaFillMember *failed)
+{
+	KappaFill own = { fill_view, fill_version };
+	FillResult result = failed == NULL || is_own(failed) ? FILL_DONE : FILL_WAIT;
+	ListCell *lc;
+
+	AbortOutOfAnyTransaction();
+	kappa_apply_current = NULL;
+	if (error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE)
+		result = FILL_WAIT;
+	else if (failed != NULL)
+		handle_failure(failed->share->fill, error);
+	else if (members == NIL || !kappa_rebuild_error_may_pass(error->sqlerrcode))
+		handle_failure(&own, error);
+	else
+		foreach(lc, members)
+			suspend(((KappaFillMember *) lfirst(lc))->share->fill, error);
+	members = NIL;
+	return result;
 }
 
 static FillResult
@@ -512,6 +523,8 @@ attempt_turn(void)
 	volatile FillResult result = FILL_DONE;
 	ErrorData *volatile error = NULL;
 
+	members = NIL;
+	current = NULL;
 	PG_TRY();
 	{
 		result = take_turn();
@@ -525,7 +538,7 @@ attempt_turn(void)
 		FlushErrorState();
 	}
 	PG_END_TRY();
-	return error == NULL ? result : handle_error(error);
+	return error == NULL ? result : handle_error(error, find_failed());
 }
 
 /* ---- the process ---- */
@@ -574,6 +587,7 @@ kappa_filler_main(Datum arg)
 		TimestampTz start = GetCurrentTimestamp();
 		TimestampTz until = 0;
 		FillResult result;
+		ListCell *lc;
 
 		if (kappa_shmem_stopping())
 			proc_exit(0);
@@ -581,11 +595,14 @@ kappa_filler_main(Datum arg)
 		MemoryContextSwitchTo(FillerContext);
 		set_resources();
 		result = attempt_turn();
+		foreach(lc, members)
+			note_success(lfirst(lc));
 		if (result == FILL_DONE)
 			proc_exit(0);
 		if (result == FILL_MORE)
 		{
-			note_success();
+			foreach(lc, members)
+				count_stretch(lfirst(lc));
 			kappa_shmem_announce_change();
 			until = get_next_start(start);
 		}

@@ -30,6 +30,7 @@ typedef struct KappaFillRange
 	int64 start_offset; /* its name */
 	int64 next_offset;
 	int64 end_offset; /* not part of it */
+	int64 shared;     /* messages that were read for another version */
 } KappaFillRange;
 
 /* NULL if the version was never replayed in parallel, or has been; palloc'd. */
@@ -41,16 +42,33 @@ extern KappaFill *kappa_fill_lock(Oid view, int32 version);
 /* All that are active, of KappaFill. */
 extern List *kappa_fill_list(void);
 
+/*
+ * Those of them that read what fill reads, as the same owner; of KappaFill, in
+ * the order of view and version.  fill is one of them.
+ */
+extern List *kappa_fill_list_alike(const KappaFill *fill);
+
 extern void kappa_fill_insert(Oid view, int32 version, Oid staging);
 extern void kappa_fill_insert_range(Oid view, int32 version, const KappaFillRange *range);
 
-/*
- * Ranges that are not done and that nobody works on, of KappaFillRange: some
- * of them, or NIL.  They are the caller's until the end of the transaction.
- */
-extern List *kappa_fill_claim(Oid view, int32 version, int max);
+/* What a process does next for a version. */
+typedef struct KappaFillShare
+{
+	KappaFill *fill;
+	List *ranges; /* of KappaFillRange */
+} KappaFillShare;
 
-/* Store the next offset of a range. */
+/*
+ * Take ranges of a version that are not done and that nobody works on, some of
+ * them at most, and of others (fills, of KappaFill, in their order; the version
+ * is one of them) those that go on at the same offsets.  Returns a list of
+ * KappaFillShare: of the version, and of those that have all of what was taken;
+ * NIL if there is nothing.  All of it is the caller's until the end of the
+ * transaction.
+ */
+extern List *kappa_fill_claim(const KappaFill *fill, const List *fills, int max);
+
+/* Store the next offset of a range, and how much of it was shared. */
 extern void kappa_fill_advance(Oid view, int32 version, const KappaFillRange *range);
 
 /* How a replay stands. */
@@ -59,6 +77,7 @@ typedef struct KappaFillProgress
 	int nopen;      /* ranges that are not done */
 	bool split;     /* some partition has several ranges */
 	int64 messages; /* that have been read, by offsets */
+	int64 shared;   /* of them for another version */
 } KappaFillProgress;
 
 extern void kappa_fill_get_progress(Oid view, int32 version, KappaFillProgress *progress);

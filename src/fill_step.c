@@ -6,8 +6,9 @@
  * As a rule a stretch is one query over a scan of the log: then it makes one row
  * for each group, however many messages there are.  Of a changelog in the order
  * of timestamps the rows have to say what their message's was, which a row of a
- * scan cannot; those of a batch in memory do (kappa.message_timestamp).  Then the
- * stretch is as many queries as there are batches of it.
+ * scan cannot; those of a batch in memory do (kappa.message_timestamp).  And the
+ * executor pulls, so one scan cannot feed several queries; a batch can.  Then a
+ * stretch is as many queries as there are batches of it, for each version.
  *
  * IDENTIFICATION
  *	  src/fill_step.c
@@ -17,6 +18,7 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "utils/timestamp.h"
 
 #include "append.h"
 #include "definition.h"
@@ -47,7 +49,7 @@ run_into(const KappaApplier *applier, const char *sql, DestReceiver *receiver)
 
 typedef struct ReadStep
 {
-	Oid staging;
+	const KappaFillMember *member;
 	const KappaStretch *stretch; /* to be scanned; or */
 	KappaBatchTable *batch;      /* in memory */
 	int nmessages;
@@ -56,14 +58,15 @@ typedef struct ReadStep
 static uint64
 run_delta(const KappaApplier *applier, const ReadStep *step)
 {
+	Oid staging = step->member->share->fill->staging;
 	const KappaVersion *version = kappa_apply_get_version(applier);
 	Query *definition = get_definition(applier);
 	KappaShape *shape = kappa_analyze_query(definition, NULL, false);
 	char *delta = kappa_definition_get_stretch(definition, shape, version, step->batch != NULL);
 
 	return run_into(applier, delta,
-					kappa_append_create_receiver(OidIsValid(step->staging) ? step->staging
-																		   : applier->target));
+					kappa_append_create_receiver(OidIsValid(staging) ? staging
+																	 : applier->target));
 }
 
 static uint64
@@ -93,35 +96,63 @@ read_batch(KappaApplier *applier, void *arg)
 	return rows;
 }
 
-static uint64
-read_batches(KappaApplier *applier, ReadStep *step)
+static void
+run_step(KappaFillMember *member, KappaApplyStep run, ReadStep *step)
 {
-	KappaTable *table = kappa_options_get_table(applier->relid);
-	bool with_headers = kappa_options_reads(table, applier->columns, KAPPA_SOURCE_HEADERS);
-	KappaFillReader *reader = kappa_fill_reader_open(table, applier->owner, with_headers,
+	TimestampTz start = GetCurrentTimestamp();
+
+	step->member = member;
+	member->rows += kappa_apply_run(member->applier, run, step);
+	member->time_taken += GetCurrentTimestamp() - start;
+}
+
+/* The columns that any of the versions reads. */
+static Bitmapset *
+collect_columns(const List *members)
+{
+	Bitmapset *columns = NULL;
+	ListCell *lc;
+
+	foreach(lc, members)
+		columns = bms_add_members(columns, ((KappaFillMember *) lfirst(lc))->applier->columns);
+	return columns;
+}
+
+/* Each message is read and decoded once for all of them. */
+static void
+read_batches(const List *members, ReadStep *step)
+{
+	KappaApplier *first = ((KappaFillMember *) linitial(members))->applier;
+	KappaTable *table = kappa_options_get_table(first->relid);
+	Bitmapset *columns = collect_columns(members);
+	bool with_headers = kappa_options_reads(table, columns, KAPPA_SOURCE_HEADERS);
+	KappaFillReader *reader = kappa_fill_reader_open(table, first->owner, with_headers,
 													 step->stretch);
 	KappaBatch *batch;
-	uint64 rows = 0;
+	ListCell *lc;
 
-	step->batch = kappa_batch_table_create(table, applier->columns);
+	step->batch = kappa_batch_table_create(table, columns);
 	while ((batch = kappa_fill_reader_next(reader)) != NULL)
 	{
 		kappa_batch_table_load(step->batch, batch);
 		step->nmessages = batch->nmessages;
-		rows += kappa_apply_run(applier, read_batch, step);
+		foreach(lc, members)
+			run_step(lfirst(lc), read_batch, step);
 	}
 	kappa_fill_reader_close(reader);
-	return rows;
 }
 
-uint64
-kappa_fill_read(KappaApplier *applier, const KappaFill *fill, const KappaStretch *stretch)
+void
+kappa_fill_read(const List *members, const KappaStretch *stretch)
 {
-	ReadStep step = { .staging = fill->staging, .stretch = stretch };
+	KappaFillMember *first = linitial(members);
+	ReadStep step = { .stretch = stretch };
 
-	if (kappa_fill_needs_batches(kappa_analyze_query(get_definition(applier), NULL, false)))
-		return read_batches(applier, &step);
-	return kappa_apply_run(applier, read_log, &step);
+	if (list_length(members) > 1 ||
+		kappa_fill_needs_batches(kappa_analyze_query(get_definition(first->applier), NULL, false)))
+		read_batches(members, &step);
+	else
+		run_step(first, read_log, &step);
 }
 
 /* ---- the end ---- */

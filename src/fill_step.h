@@ -18,11 +18,31 @@
 #include "fill_run.h"
 
 /*
- * Run the delta over a stretch of the log, and keep its rows: in the staging
- * table, or in the version's own.  Returns their number.
+ * Whether the rows are where people read them: then the position has to say at
+ * all times which messages they are of.  It can, if each partition is read from
+ * its start on.
  */
-extern uint64 kappa_fill_read(KappaApplier *applier, const KappaFill *fill,
-							  const KappaStretch *stretch);
+static inline bool
+kappa_fill_is_read(const KappaApplier *applier, Oid staging)
+{
+	return applier->live && !OidIsValid(staging);
+}
+
+/* A version for which a stretch is read. */
+typedef struct KappaFillMember
+{
+	KappaFillShare *share;
+	KappaApplier *applier;
+	uint64 rows;       /* that the delta has made */
+	uint64 time_taken; /* us */
+} KappaFillMember;
+
+/*
+ * Run the deltas of versions (of KappaFillMember; all read the same foreign table
+ * as the same owner) over a stretch of the log, and keep the rows: in a staging
+ * table, or in the version's own.
+ */
+extern void kappa_fill_read(const List *members, const KappaStretch *stretch);
 
 /* Make one row of all partial results of a key, in the version's tables, which are empty. */
 extern void kappa_fill_merge(KappaApplier *applier, const KappaFill *fill);

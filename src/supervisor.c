@@ -333,10 +333,34 @@ start_worker(const RunnableView *view, bool catchup)
 
 /* ---- replays ---- */
 
-/*
- * Start processes for versions that are to be filled: for each as many as there
- * may be.  They exit when there is nothing left to do.
- */
+/* Start processes for a version that is to be filled, as many as there may be. */
+static void
+start_fillers_for(const RunnableView *view, const KappaViewPlace *place, TimestampTz now)
+{
+	int n = kappa_process_count_fillers(view->view, view->version);
+	bool may = nfillers < kappa_rebuild_workers;
+
+	for (; n < kappa_rebuild_workers && nfillers < kappa_rebuild_workers; n++)
+	{
+		if (!kappa_process_start_filler(view->topic, view->view, view->version))
+			break;
+		nfillers++;
+		if (n == 0)
+			kappa_shmem_view_postpone(place->slot, KAPPA_REPLAYING_REASON, 0);
+	}
+	/* A worker may have had the view in between, and said that it was catching up. */
+	if (n > 0 && place->state == KAPPA_RUN_CATCHING_UP)
+		kappa_shmem_view_postpone(place->slot, KAPPA_REPLAYING_REASON, 0);
+	if (n == 0 && may)
+		kappa_shmem_view_postpone(place->slot,
+								  "waiting for a background worker slot; max_worker_processes may be too small",
+								  TimestampTzPlusMilliseconds(now, SLOT_DELAY_MS));
+	/* Those of another version may read for this one, too, and say so. */
+	else if (n == 0 && place->state != KAPPA_RUN_WAITING)
+		kappa_shmem_view_postpone(place->slot, "waiting for a process to replay the log", 0);
+}
+
+/* They exit when there is nothing left to do. */
 static void
 start_fillers(TimestampTz now)
 {
@@ -344,28 +368,9 @@ start_fillers(TimestampTz now)
 	{
 		RunnableView *view = candidates[i].runnable;
 		KappaViewPlace *place = candidates[i].place;
-		int n;
 
-		if (view == NULL || !view->filling || place->owner >= 0 || place->retry_at > now)
-			continue;
-		n = kappa_process_count_fillers(view->view, view->version);
-		if (n == 0)
-			kappa_shmem_view_postpone(place->slot, "waiting for a process to replay the log", 0);
-		for (; n < kappa_rebuild_workers && nfillers < kappa_rebuild_workers; n++)
-		{
-			if (!kappa_process_start_filler(view->topic, view->view, view->version))
-				break;
-			nfillers++;
-			if (n == 0)
-				kappa_shmem_view_postpone(place->slot, KAPPA_REPLAYING_REASON, 0);
-		}
-		/* A worker may have had the view in between, and said that it was catching up. */
-		if (n > 0 && place->state == KAPPA_RUN_CATCHING_UP)
-			kappa_shmem_view_postpone(place->slot, KAPPA_REPLAYING_REASON, 0);
-		if (n == 0)
-			kappa_shmem_view_postpone(place->slot,
-									  "waiting for a background worker slot; max_worker_processes may be too small",
-									  TimestampTzPlusMilliseconds(now, SLOT_DELAY_MS));
+		if (view != NULL && view->filling && place->owner < 0 && place->retry_at <= now)
+			start_fillers_for(view, place, now);
 	}
 }
 

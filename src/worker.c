@@ -610,27 +610,40 @@ serve_views(KappaSource *source)
 
 typedef struct FillStep
 {
-	KappaServed *served;
-	bool begun;
+	List *views; /* of KappaServed */
+	List *begun; /* those that were handed over */
+	KappaServed *current;
+	const int64 *end;
 } FillStep;
 
 static void
-begin_fill_step(void *arg)
+begin_fills_step(void *arg)
 {
 	FillStep *step = arg;
-	KappaServed *served = step->served;
+	ListCell *lc;
 
 	kappa_worker_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	step->begun = kappa_fill_begin(served->applier, served->source->end);
+	foreach(lc, step->views)
+	{
+		MemoryContext old;
+
+		step->current = lfirst(lc);
+		if (!kappa_fill_begin(step->current->applier, step->end))
+			continue;
+		old = MemoryContextSwitchTo(KappaRoundContext);
+		step->begun = lappend(step->begun, step->current);
+		MemoryContextSwitchTo(old);
+	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 }
 
-/* A view that has been told how the log stands, and has not been looked at since. */
-static KappaServed *
+/* Views that have been told how the log stands, and have not been looked at since. */
+static List *
 find_new(KappaSource *source)
 {
+	List *views = NIL;
 	ListCell *lc;
 
 	foreach(lc, source->views)
@@ -638,32 +651,35 @@ find_new(KappaSource *source)
 		KappaServed *served = lfirst(lc);
 
 		if (served->log_set && !served->started)
-			return served;
+			views = lappend(views, served);
+		served->started |= served->log_set;
 	}
-	return NULL;
+	return views;
 }
 
 /*
- * Hand versions over that others fill faster (fill.h).  That it cannot be done
- * is no reason not to go on here.
+ * Hand versions over that others fill faster (fill.h): in one transaction, so
+ * that those which are new together are read for together.  That it cannot be
+ * done is no reason not to go on here.
  */
 static void
 hand_over(KappaSource *source)
 {
-	KappaServed *served;
+	FillStep step = { .views = find_new(source), .end = source->end };
+	ListCell *lc;
 
-	while ((served = find_new(source)) != NULL)
+	while (step.views != NIL)
 	{
-		FillStep step = { .served = served };
-		ErrorData *error;
+		ErrorData *error = kappa_worker_attempt(begin_fills_step, &step);
 
-		served->started = true;
-		error = kappa_worker_attempt(begin_fill_step, &step);
-		if (error != NULL)
-			log_failure(served, error, "is not replayed in parallel");
-		else if (step.begun)
-			leave_quietly(served);
+		if (error == NULL)
+			break;
+		log_failure(step.current, error, "is not replayed in parallel");
+		step.views = list_delete_ptr(step.views, step.current);
+		step.begun = NIL;
 	}
+	foreach(lc, step.begun)
+		leave_quietly(lfirst(lc));
 }
 
 /* ---- the loop ---- */

@@ -1,0 +1,132 @@
+/*-------------------------------------------------------------------------
+ *
+ * fill_begin.c
+ *	  Hand a version over to the processes that replay the log into it
+ *
+ * IDENTIFICATION
+ *	  src/fill_begin.c
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/lsyscache.h"
+
+#include "append.h"
+#include "definition.h"
+#include "fault.h"
+#include "fill.h"
+#include "fill_step.h"
+#include "kappa.h"
+#include "view_fill.h"
+
+/* No range is cut into parts smaller than that, nor than what is worth a replay. */
+#define MIN_RANGE 50000
+
+/* Messages that are left; -1 if something has been applied already. */
+static int64
+count_left(const KappaApplier *applier, const int64 *end)
+{
+	int64 left = 0;
+
+	for (int p = 0; p < applier->npartitions; p++)
+	{
+		if (applier->next_offset[p] != applier->start_offset[p])
+			return -1;
+		left += end[p] - applier->next_offset[p];
+	}
+	return left;
+}
+
+/* Into how many ranges each partition is cut, so that there is work for all. */
+static int
+choose_pieces(const KappaApplier *applier, const int64 *end)
+{
+	int nparts = 0;
+
+	for (int p = 0; p < applier->npartitions; p++)
+		nparts += end[p] > applier->next_offset[p];
+	return (2 * kappa_rebuild_workers + nparts - 1) / Max(nparts, 1);
+}
+
+static void
+insert_ranges(const KappaApplier *applier, const int64 *end, int pieces)
+{
+	int64 min = Min(MIN_RANGE, Max(kappa_replay_min, 1));
+
+	for (int p = 0; p < applier->npartitions; p++)
+	{
+		int64 start = applier->next_offset[p];
+		int64 size = Max((end[p] - start + pieces - 1) / pieces, min);
+
+		for (; start < end[p]; start += size)
+		{
+			KappaFillRange range = { p, start, start, Min(start + size, end[p]), 0 };
+
+			kappa_fill_insert_range(applier->view, applier->version, &range);
+		}
+	}
+}
+
+static Oid
+create_staging(const KappaApplier *applier, const KappaShape *shape)
+{
+	Oid namespace = get_rel_namespace(applier->view);
+	KappaOwnerScope scope;
+	Oid staging;
+
+	kappa_definition_enter_owner(&scope, applier->owner,
+								 kappa_apply_get_version(applier)->settings);
+	staging = kappa_definition_create_state_table(kappa_plan_staging_ddl, shape, namespace,
+												  get_rel_name(applier->view),
+												  psprintf("v%d_staging", applier->version));
+	kappa_definition_depend(staging, applier->view);
+	kappa_definition_leave_owner(&scope);
+	return staging;
+}
+
+/* Nobody has moved the position since the applier was opened, nor does now. */
+static bool
+lock_position(const KappaApplier *applier)
+{
+	KappaPosition *position;
+
+	(void) kappa_catalog_lock_view(applier->view);
+	position = kappa_catalog_get_position(applier->view, applier->version);
+	for (int p = 0; position != NULL && p < position->npartitions; p++)
+		if (position->next_offset[p] >= 0 &&
+			position->next_offset[p] != applier->next_offset[p])
+			return false;
+	return position != NULL;
+}
+
+bool
+kappa_fill_begin(KappaApplier *applier, const int64 *end)
+{
+	KappaFill *fill = kappa_fill_get(applier->view, applier->version);
+	Oid staging = InvalidOid;
+	Query *definition;
+	KappaShape *shape;
+	bool staged;
+
+	if (fill != NULL)
+		return fill->active;
+	if (kappa_replay_min < 0 || count_left(applier, end) < Max(kappa_replay_min, 1))
+		return false;
+	definition = kappa_definition_get_query(kappa_apply_get_version(applier)->definition);
+	shape = kappa_analyze_query(definition, NULL, false);
+	staged = kappa_fill_needs_staging(shape);
+	if (!kappa_fill_is_possible(shape) ||
+		(!staged && !kappa_append_is_possible(applier->target)) || !lock_position(applier))
+		return false;
+
+	/* From here on the position says what was a symbolic start. */
+	kappa_apply_store_position(applier, applier->next_offset);
+	if (staged)
+		staging = create_staging(applier, shape);
+	kappa_fill_insert(applier->view, applier->version, staging);
+	insert_ranges(applier, end,
+				  kappa_fill_is_read(applier, staging) ? 1 : choose_pieces(applier, end));
+	KAPPA_FAULT(REPLAY_PLANNED, applier->view);
+	return true;
+}

@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * fill_share.h
+ *	  Versions that read the log together
+ *
+ * IDENTIFICATION
+ *	  src/fill_share.h
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef KAPPA_FILL_SHARE_H
+#define KAPPA_FILL_SHARE_H
+
+#include "fill_run.h"
+
+/* Whether a version is among those that should run, of KappaVersion. */
+extern bool kappa_share_is_runnable(const KappaFill *fill, const List *runnable);
+
+/*
+ * Take ranges of a version, some of them at most, and of others what goes on at
+ * the same offsets of the same foreign table.  Returns KappaFillShares in a fixed
+ * order, with the version among them; NIL if there is nothing to do.  runnable:
+ * of KappaVersion, with the version among them.  Needs a transaction, whose end
+ * ends it; the tables are locked as by readers, but only the version's own are
+ * waited for.
+ */
+extern List *kappa_share_claim(const KappaFill *fill, const List *runnable, int max);
+
+#endif /* KAPPA_FILL_SHARE_H */

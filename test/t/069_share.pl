@@ -1,0 +1,180 @@
+
+# Versions that begin together read the log together: once for all of them.  One
+# that fails, is paused, cancelled or dropped leaves the others.
+
+use strict;
+use warnings;
+
+use KappaFault;
+use KappaTest;
+use Test::More;
+
+my $kafka = start_kafka();
+my $node = new_node(
+	conf => "restart_after_crash = on\nkappa.retry_max_delay = 100ms\nkappa.keep_previous = 0\nkappa.replay_min_messages = 100\nmaintenance_work_mem = 1MB");
+
+sub sql { return $node->safe_psql('postgres', "SET client_min_messages = error; $_[0]") }
+
+sub sale
+{
+	my ($i) = @_;
+
+	return { key => $i % 50, value => { id => $i, shop => ($i % 7 ? 'shop ' . $i % 7 : undef), amount => $i % 11 . '.25', at => sprintf('2026-11-01T%02d:00:00Z', $i % 24) } };
+}
+
+# Slowly: so many messages in a second.
+sub slowly { sql("ALTER SYSTEM SET kappa.replay_rate = $_[0]"); sql('SELECT pg_reload_conf()'); return }
+
+# Create views, of a hash of queries, in one transaction, or rebuild them.
+sub create_all
+{
+	my (%queries) = @_;
+
+	return sql('BEGIN;' . join(';', map { "SELECT kappa.create_view('$_', \$\$$queries{$_}\$\$)" } sort keys %queries) . '; COMMIT');
+}
+
+sub rebuild_all { return sql('BEGIN;' . join(';', map { "SELECT kappa.rebuild('$_')" } @_) . '; COMMIT') }
+
+sub under_way
+{
+	my ($n) = @_;
+
+	return ok(wait_for($node, "SELECT count(DISTINCT view) FROM kappa.replays WHERE next_offset > start_offset AND percent < 100", $n), "$n are under way");
+}
+
+# The messages that replays since an event have read for themselves, and for others.
+sub last_event { return sql('SELECT coalesce(max(id), 0) FROM kappa.event') }
+
+sub messages_read
+{
+	my ($since) = @_;
+
+	return sql("SELECT count(*), sum(substring(detail FROM '^\\d+')::int - coalesce(substring(detail FROM '(\\d+) of them')::int, 0)) FROM kappa.event WHERE event = 'replayed' AND id > $since");
+}
+
+# A test: all is as it should be.
+sub all_right
+{
+	my ($name, @views) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	ok(wait_for($node, 'SELECT count(*) FROM kappa.rebuilds WHERE finished_at IS NULL', '0'), "$name: all has ended");
+	ok_view($node, $_, name => "$name: $_") foreach @views;
+	return is(leftovers($node), '', "$name: nothing is left");
+}
+
+# ---- All kinds. ----
+
+my $n = 12_000;
+create_topic('sales', partitions => 4);
+produce('sales', [ map { sale($_) } 1 .. $n ]);
+sql(q(CREATE FOREIGN TABLE sales (id int, shop text, amount numeric, at timestamptz) SERVER events OPTIONS (topic 'sales');
+CREATE FOREIGN TABLE buyers (k int OPTIONS (key 'true', metadata 'key'), shop text, amount numeric) SERVER events OPTIONS (topic 'sales');
+CREATE TABLE regions (shop text PRIMARY KEY, name text);
+INSERT INTO regions VALUES ('shop 1', 'north'), ('shop 2', 'south')));
+my %queries = (
+	per_shop => 'SELECT shop, count(*) AS n, sum(amount) AS s, min(at) AS first FROM sales GROUP BY shop',
+	frequent => 'SELECT shop, avg(amount) AS a, stddev(id) AS d FROM sales GROUP BY shop HAVING count(*) > 400',
+	totals => 'SELECT count(*) AS n, sum(amount) AS s FROM sales',
+	last_sale => 'SELECT DISTINCT ON (shop) shop, id, at FROM sales ORDER BY shop, at DESC NULLS LAST, id',
+	sale_log => 'SELECT id, shop, amount FROM sales WHERE id % 3 = 0',
+	regional => 'SELECT s.id, r.name FROM sales s LEFT JOIN regions r ON r.shop = s.shop');
+my @views = sort keys %queries;
+my $since = last_event();
+create_all(%queries);
+all_right('created together', @views);
+is(messages_read($since), @views . "|$n", 'each message was read once for all of them');
+is(sql("SELECT bool_and(messages = $n) FROM kappa.stat_views"), 't', 'and counts for each');
+
+$since = last_event();
+rebuild_all(@views);
+all_right('rebuilt together', @views);
+is(messages_read($since), @views . "|$n", 'each message was read once for all of them');
+
+$since = last_event();
+create_all(buyers_all => 'SELECT k, shop, amount FROM buyers', buyers_some => q(SELECT k, upper(shop) AS shop FROM buyers WHERE shop = 'shop 1'));
+all_right('changelogs', 'buyers_all', 'buyers_some');
+is(messages_read($since), "2|$n", 'each message was read once for both of them');
+
+# Another owner has his own credentials, and another foreign table its own rows.
+sql(q(CREATE ROLE seller; GRANT USAGE ON FOREIGN SERVER events TO seller; GRANT SELECT ON sales TO seller; GRANT CREATE ON SCHEMA public TO seller));
+$since = last_event();
+sql(q(BEGIN; SELECT kappa.create_view('mine', 'SELECT shop, count(*) AS n FROM sales GROUP BY shop');
+SELECT kappa.create_view('mine_too', 'SELECT k FROM buyers');
+SET ROLE seller; SELECT kappa.create_view('theirs', 'SELECT shop, count(*) AS n FROM sales GROUP BY shop'); COMMIT));
+all_right('others', qw(mine mine_too theirs));
+is(messages_read($since), '3|' . 3 * $n, 'they are read for alone');
+sql('DROP TABLE mine, mine_too, theirs, buyers_all, buyers_some');
+
+# The same query under different settings.
+sql(q(BEGIN; SET LOCAL TimeZone = 'Asia/Tokyo'; SELECT kappa.create_view('tokyo', $$ SELECT date_trunc('day', at)::text AS day, count(*) AS n FROM sales GROUP BY 1 $$);
+SET LOCAL TimeZone = 'America/New_York'; SELECT kappa.create_view('york', $$ SELECT date_trunc('day', at)::text AS day, count(*) AS n FROM sales GROUP BY 1 $$); COMMIT));
+is(sql("SELECT kappa.wait_for('$_')"), 't', "days in $_") foreach qw(tokyo york);
+verified($node, $_) foreach qw(tokyo york);
+is(sql('SELECT count(*) FROM tokyo NATURAL JOIN york'), 0, 'each has its days');
+sql('DROP TABLE tokyo, york');
+
+# ---- One fails. ----
+
+produce('sales', [ { value => { id => 'no number', shop => 'x' } } ]);
+$since = last_event();
+create_all(a_shops => 'SELECT shop, count(*) AS n FROM sales GROUP BY shop', b_ids => 'SELECT shop, max(id) AS m FROM sales GROUP BY shop', c_amounts => 'SELECT amount, count(*) AS n FROM sales GROUP BY amount');
+all_right('a bad message', qw(a_shops c_amounts));
+ok(wait_for($node, "SELECT count(*) FROM kappa.dead_letters WHERE view = 'b_ids'::regclass AND error LIKE '%no number%'", 1), 'is left to a worker, for the view that reads it');
+verified($node, 'b_ids');
+is(sql("SELECT string_agg(view::text, ' ' ORDER BY id) FROM kappa.event WHERE event = 'replayed' AND id > $since"), 'a_shops c_amounts', 'the replay of the others goes on');
+like(messages_read($since), qr/^2\|/, 'of both');
+sql('DROP TABLE b_ids');
+
+foreach my $action (qw(error disk-full))
+{
+	foreach my $point (grep { /^replay-/ } fault_points())
+	{
+		my $path = arm($node, $point, $action, view => 'c_amounts');
+
+		$since = last_event();
+		rebuild_all(qw(a_shops c_amounts per_shop));
+		all_right("$action at $point", qw(a_shops c_amounts per_shop));
+		ok(was_hit($path, 0), 'one of them meets it');
+		is(sql("SELECT string_agg(event, ' ' ORDER BY event) FROM kappa.event WHERE event IN ('failed', 'recovered') AND id > $since AND view = 'c_amounts'::regclass"), 'failed recovered', 'and heals')
+		  if $action eq 'disk-full' && $point ne 'replay-planned';
+		is(sql("SELECT count(DISTINCT view) FROM kappa.event WHERE event IN ('failed', 'recovered') AND id > $since AND view <> 'c_amounts'::regclass"), 0, 'and no other');
+	}
+}
+
+# ---- One is paused, cancelled, dropped; the server crashes. ----
+
+slowly(1000);
+rebuild_all(qw(a_shops c_amounts per_shop totals));
+under_way(4);
+sql("SELECT kappa.pause_rebuild('c_amounts'); SELECT kappa.cancel_rebuild('totals')");
+my $done = sql("SELECT sum(next_offset) FROM kappa.replays WHERE view = 'per_shop'::regclass");
+ok(wait_for($node, "SELECT sum(next_offset) > $done FROM kappa.replays WHERE view = 'per_shop'::regclass"), 'the others go on');
+$node->stop('immediate');
+$node->start;
+slowly(0);
+is(sql("SELECT kappa.wait_for_rebuild('$_', '1 min')"), 't', "to their end: $_") foreach qw(a_shops per_shop);
+is(sql("SELECT percent < 100 FROM kappa.rebuilds WHERE view = 'c_amounts'::regclass"), 't', 'the paused one waits');
+sql("SELECT kappa.resume_rebuild('c_amounts')");
+all_right('paused, cancelled, crashed', qw(a_shops c_amounts per_shop totals));
+
+slowly(1000);
+rebuild_all(qw(a_shops c_amounts per_shop));
+under_way(3);
+sql('DROP TABLE a_shops');
+under_way(2);
+slowly(0);
+all_right('dropped', qw(c_amounts per_shop));
+
+# One that begins later goes its own way.
+slowly(1000);
+$since = last_event();
+rebuild_all(qw(c_amounts per_shop));
+under_way(2);
+rebuild_all('totals');
+ok(wait_for($node, "SELECT count(*) FROM kappa.replays WHERE view = 'totals'::regclass", 4), 'another rebuild');
+slowly(0);
+all_right('one after the other', qw(c_amounts per_shop totals));
+is(messages_read($since), '3|' . 2 * ($n + 1), 'it is read for alone');
+
+done_testing();
