@@ -104,12 +104,21 @@ ask_all_ends_step(void *arg)
 
 /* ---- leaders ---- */
 
+void
+kappa_ask_find_leaderless(KappaSource *source)
+{
+	Bitmapset *leaderless = kappa_kafka_find_leaderless(kappa_ask_topic(source));
+	MemoryContext old = MemoryContextSwitchTo(source->context);
+
+	bms_free(source->leaderless);
+	source->leaderless = bms_copy(leaderless);
+	MemoryContextSwitchTo(old);
+}
+
 static void
 find_leaderless_step(void *arg)
 {
-	KappaSource *source = arg;
-
-	source->leaderless = kappa_kafka_find_leaderless(kappa_ask_topic(source));
+	kappa_ask_find_leaderless((KappaSource *) arg);
 }
 
 ErrorData
@@ -118,7 +127,7 @@ kappa_ask_describe_leaderless(KappaSource *source, const char *detail)
 	ErrorData error = {
 		.sqlerrcode = ERRCODE_CONNECTION_FAILURE,
 		.message = psprintf("partition %d of topic \"%s\" has no leader",
-							source->leaderless, source->name),
+							bms_next_member(source->leaderless, -1), source->name),
 		.detail = pstrdup(detail),
 		.hint = pstrdup("See which brokers of the cluster are gone."),
 	};
@@ -140,34 +149,40 @@ note_headless(KappaSource *source, const ErrorData *error)
 		kappa_worker_suspend_view(lfirst(lc), error, source->metadata_at);
 }
 
-/* Each partition has a leader again, who may lack what the last one had. */
 static void
 note_all_leaders(KappaSource *source)
 {
-	if (source->headless)
-	{
-		source->headless = false;
-		kappa_source_note_success(source);
-	}
-	kappa_source_compare_again(source);
+	if (!source->headless || !bms_is_empty(source->leaderless) || source->unanswered_since != 0)
+		return;
+	source->headless = false;
+	kappa_source_note_success(source);
+}
+
+/* To be looked at again soon. */
+static void
+hasten_leaders(KappaSource *source, TimestampTz now)
+{
+	TimestampTz soon = TimestampTzPlusMilliseconds(now, LEADER_INTERVAL_MS);
+
+	if (!bms_is_empty(source->leaderless))
+		source->metadata_at = kappa_earlier(source->metadata_at, soon);
 }
 
 /*
  * A partition without a leader is no reason to stop the others.  Elections take
- * a moment, so it is told only if it is there at two looks.
+ * a moment, so it is told only if it is there at two looks.  One that has a leader
+ * again may lack what the last one had.
  */
 static void
-judge_leaders(KappaSource *source, int32 before, TimestampTz now)
+judge_leaders(KappaSource *source, const Bitmapset *before, TimestampTz now)
 {
 	ErrorData error = kappa_ask_describe_leaderless(source, "The other partitions are read.");
 
-	if (source->leaderless >= 0)
-		source->metadata_at = kappa_earlier(source->metadata_at,
-											TimestampTzPlusMilliseconds(now, LEADER_INTERVAL_MS));
-	if (source->leaderless >= 0 && before >= 0)
+	hasten_leaders(source, now);
+	if (bms_overlap(before, source->leaderless))
 		note_headless(source, &error);
-	else if (source->leaderless < 0 && before >= 0)
-		note_all_leaders(source);
+	kappa_source_note_moved(source, bms_difference(before, source->leaderless));
+	note_all_leaders(source);
 }
 
 /*
@@ -179,9 +194,7 @@ judge_silent_leader(KappaSource *source, const ErrorData *error)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (source->leaderless >= 0)
-		source->metadata_at = kappa_earlier(source->metadata_at,
-											TimestampTzPlusMilliseconds(now, LEADER_INTERVAL_MS));
+	hasten_leaders(source, now);
 	source->ask_failed = true;
 	if (source->unanswered_since == 0)
 		source->unanswered_since = now;
@@ -235,9 +248,12 @@ ask_ends(KappaSource *source, void (*step)(void *arg))
 		judge_failed_question(source, error);
 		return false;
 	}
-	if (source->unanswered_since != 0)
-		note_all_leaders(source);
-	return source->started;
+	if (source->unanswered_since == 0)
+		return true;
+	source->unanswered_since = 0;
+	kappa_source_note_moved(source, bms_add_range(NULL, 0, source->npartitions - 1));
+	note_all_leaders(source);
+	return true;
 }
 
 bool
@@ -301,7 +317,7 @@ ask_for_anchors_step(void *arg)
 void
 kappa_ask_about_topic(KappaSource *source, TimestampTz now)
 {
-	int32 before = source->leaderless;
+	Bitmapset *before = bms_copy(source->leaderless);
 	ErrorData *error;
 
 	source->metadata_at = TimestampTzPlusMilliseconds(now, kappa_metadata_interval);
@@ -310,7 +326,7 @@ kappa_ask_about_topic(KappaSource *source, TimestampTz now)
 		error = kappa_ask_attempt(find_leaderless_step, source);
 	if (error == NULL && !source->stale)
 		judge_leaders(source, before, now);
-	if (error == NULL && !source->stale && source->leaderless < 0)
+	if (error == NULL && !source->stale && bms_is_empty(source->leaderless))
 		error = kappa_ask_attempt(ask_for_anchors_step, source);
 	if (error != NULL)
 		judge_failed_question(source, error);

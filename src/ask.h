@@ -25,7 +25,10 @@ extern ErrorData *kappa_ask_attempt(void (*step)(void *arg), KappaSource *source
 /* The handle to ask through, which a fetch does not keep waiting; throws. */
 extern KafkaTopic *kappa_ask_topic(KappaSource *source);
 
-/* What to say of source->leaderless. */
+/* Ask which partitions have no leader; throws. */
+extern void kappa_ask_find_leaderless(KappaSource *source);
+
+/* What to say of them. */
 extern ErrorData kappa_ask_describe_leaderless(KappaSource *source, const char *detail);
 
 /* Ask for the end offsets now; false if they could not be had. */

@@ -98,23 +98,26 @@ note_break(KappaSource *source, const KappaMessage *entry)
 }
 
 /*
- * What comes from another broker than before may be another log: a leader that was
- * elected uncleanly lacks messages, and puts others in their place.  It waits until
- * the last message that was applied has been compared.
+ * What comes from another broker than before, or from a partition that had none, may
+ * be another log: a leader that was elected uncleanly lacks messages, and puts others
+ * in their place.  It waits until the last message that was applied has been compared.
  */
 static bool
 has_moved(KappaSource *source, const KappaMessage *entry)
 {
 	int64 *broker = &source->broker[entry->partition];
-	MemoryContext old;
+	Bitmapset *partition;
 
 	if (*broker < 0)
 		*broker = entry->broker;
-	if (entry->broker < 0 || entry->broker == *broker)
+	if ((entry->broker < 0 || entry->broker == *broker) &&
+		!bms_is_member(entry->partition, source->leaderless))
 		return false;
-	old = MemoryContextSwitchTo(source->context);
-	source->moved = bms_add_member(source->moved, entry->partition);
-	MemoryContextSwitchTo(old);
+	partition = bms_make_singleton(entry->partition);
+	kappa_source_note_moved(source, partition);
+	source->leaderless = bms_del_members(source->leaderless, partition);
+	source->metadata_at = Min(source->metadata_at, GetCurrentTimestamp());
+	bms_free(partition);
 	return true;
 }
 
@@ -220,7 +223,7 @@ kappa_fetch_gather(KappaSource *source)
 	if (source->broken != NULL)
 		handle_break(source);
 	else if (source->moved != NULL)
-		kappa_source_compare_again(source);
+		kappa_source_compare_moved(source);
 }
 
 void

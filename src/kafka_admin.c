@@ -190,11 +190,11 @@ prepare_retry(Question *question, int err, int32 partition)
 }
 
 /*
- * Ask once for the topic's metadata.  Fills the number of partitions, and the
- * first partition without a leader (-1 if there is none).
+ * Ask once for the topic's metadata.  Fills the number of partitions, and those
+ * without a leader.
  */
 static int
-try_metadata(Question *question, int32 *npartitions, int32 *leaderless)
+try_metadata(Question *question, int32 *npartitions, Bitmapset **leaderless)
 {
 	const struct rd_kafka_metadata *metadata;
 	int err;
@@ -210,11 +210,11 @@ try_metadata(Question *question, int32 *npartitions, int32 *leaderless)
 
 		err = topic->err;
 		*npartitions = topic->partition_cnt;
-		*leaderless = -1;
-		for (int i = topic->partition_cnt - 1; i >= 0; i--)
+		*leaderless = NULL;
+		for (int i = 0; i < topic->partition_cnt; i++)
 		{
 			if (topic->partitions[i].leader < 0)
-				*leaderless = topic->partitions[i].id;
+				*leaderless = bms_add_member(*leaderless, topic->partitions[i].id);
 		}
 	}
 	else
@@ -228,7 +228,7 @@ try_metadata(Question *question, int32 *npartitions, int32 *leaderless)
 }
 
 static int32
-ask_partitions(KafkaTopic *topic, int32 *leaderless)
+ask_partitions(KafkaTopic *topic, Bitmapset **leaderless)
 {
 	Question question = ask(topic, "get the partitions of");
 	int32 npartitions = 0;
@@ -244,15 +244,15 @@ ask_partitions(KafkaTopic *topic, int32 *leaderless)
 int32
 kappa_kafka_partition_count(KafkaTopic *topic)
 {
-	int32 leaderless;
+	Bitmapset *leaderless;
 
 	return ask_partitions(topic, &leaderless);
 }
 
-int32
+Bitmapset *
 kappa_kafka_find_leaderless(KafkaTopic *topic)
 {
-	int32 leaderless;
+	Bitmapset *leaderless;
 
 	(void) ask_partitions(topic, &leaderless);
 	return leaderless;
@@ -293,10 +293,13 @@ try_offsets(Question *question, int32 n, const int64 *timestamps, int64 *offsets
 	if (err == RD_KAFKA_RESP_ERR__TIMED_OUT && elapsed_ms(question) >= kappa_connect_timeout)
 	{
 		int32 npartitions;
+		Bitmapset *leaderless;
 
-		if (try_metadata(question, &npartitions, partition) == 0 &&
-			*partition >= 0)
+		if (try_metadata(question, &npartitions, &leaderless) == 0 && leaderless != NULL)
+		{
+			*partition = bms_next_member(leaderless, -1);
 			err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
+		}
 	}
 
 	return err;
@@ -417,7 +420,7 @@ static void
 check_partition(Question *question, int32 partition)
 {
 	int32 npartitions;
-	int32 leaderless;
+	Bitmapset *leaderless;
 
 	if (elapsed_ms(question) >= kappa_connect_timeout)
 		report_failure(question, RD_KAFKA_RESP_ERR__TIMED_OUT, partition);

@@ -18,13 +18,15 @@
 #ifndef KAPPA_KAFKA_ADMIN_H
 #define KAPPA_KAFKA_ADMIN_H
 
+#include "nodes/bitmapset.h"
+
 #include "kafka_client.h"
 
 /* Number of partitions.  Throws 42P01-like (undefined_object, 42704) if there is no such topic. */
 extern int32 kappa_kafka_partition_count(KafkaTopic *topic);
 
-/* The first partition that has no leader; -1 if all have.  Throws likewise. */
-extern int32 kappa_kafka_find_leaderless(KafkaTopic *topic);
+/* The partitions that have no leader.  Throws likewise. */
+extern Bitmapset *kappa_kafka_find_leaderless(KafkaTopic *topic);
 
 /*
  * First and end offset of partitions 0 .. n-1; end is the next offset that a

@@ -54,8 +54,8 @@ stop_source(KappaSource *source)
 		source->fetched[p] = source->eof[p] = source->broker[p] = -1;
 	bms_free(source->broken);
 	bms_free(source->moved);
-	source->broken = source->moved = NULL;
-	source->leaderless = -1;
+	bms_free(source->leaderless);
+	source->broken = source->moved = source->leaderless = NULL;
 	source->headless = false;
 	source->unanswered_since = 0;
 	source->started = false;
@@ -121,11 +121,11 @@ kappa_source_note_readable(KappaConnection *connection)
 /* ---- trouble ---- */
 
 /*
- * When the source is started again, the last messages must still be there: the
+ * When partitions are started again, the last messages must still be there: the
  * topic may have been deleted and made again meanwhile.
  */
 static void
-check_again(KappaSource *source, KappaServed *served)
+check_again(KappaSource *source, KappaServed *served, const Bitmapset *partitions)
 {
 	KappaLastMessage *before = served->check;
 	MemoryContext old;
@@ -140,6 +140,9 @@ check_again(KappaSource *source, KappaServed *served)
 	check->offset = memcpy(palloc(size), source->last_offset, size);
 	check->timestamp = memcpy(palloc(size), source->last_timestamp, size);
 	check->crc = memcpy(palloc(size), source->last_crc, size);
+	for (int p = 0; p < check->npartitions; p++)
+		if (!bms_is_member(p, partitions))
+			check->offset[p] = -1;
 	for (int p = 0; before != NULL && p < Min(before->npartitions, check->npartitions); p++)
 	{
 		if (before->offset[p] <= check->offset[p])
@@ -155,12 +158,16 @@ check_again(KappaSource *source, KappaServed *served)
 void
 kappa_source_compare_again(KappaSource *source)
 {
+	Bitmapset *all = NULL;
 	ListCell *lc;
 
 	stop_source(source);
 	source->retry_at = 0;
+	if (source->npartitions > 0)
+		all = bms_add_range(NULL, 0, source->npartitions - 1);
 	foreach(lc, source->views)
-		check_again(source, lfirst(lc));
+		check_again(source, lfirst(lc), all);
+	bms_free(all);
 }
 
 void
@@ -247,7 +254,6 @@ create_source(Oid serverid, Oid owner, Oid limited, const char *name)
 	source->owner = owner;
 	source->limited = limited;
 	source->name = pstrdup(name);
-	source->leaderless = -1;
 	source->table_context = AllocSetContextCreate(context, "kappa decoders",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(KappaWorkerContext);
@@ -421,7 +427,7 @@ ask_partitions_step(void *arg)
 	source->connection = connection;
 	source->topic = kappa_kafka_topic(connection->client, source->name);
 	set_partition_count(source, kappa_kafka_partition_count(kappa_ask_topic(source)));
-	source->leaderless = kappa_kafka_find_leaderless(kappa_ask_topic(source));
+	kappa_ask_find_leaderless(source);
 }
 
 /* Ask all leaders; throws. */
@@ -524,6 +530,36 @@ start_partitions_step(void *arg)
 	}
 }
 
+void
+kappa_source_note_moved(KappaSource *source, const Bitmapset *partitions)
+{
+	MemoryContext old;
+
+	if (bms_is_empty(partitions))
+		return;
+	old = MemoryContextSwitchTo(source->context);
+	source->moved = bms_add_members(source->moved, partitions);
+	MemoryContextSwitchTo(old);
+}
+
+void
+kappa_source_compare_moved(KappaSource *source)
+{
+	ErrorData *error;
+	ListCell *lc;
+
+	Assert(source->nmessages == 0);
+	foreach(lc, source->views)
+		check_again(source, lfirst(lc), source->moved);
+	for (int p = -1; (p = bms_next_member(source->moved, p)) >= 0;)
+		source->fetched[p] = source->eof[p] = source->broker[p] = -1;
+	bms_free(source->moved);
+	source->moved = NULL;
+	error = kappa_worker_attempt(start_partitions_step, source);
+	if (error != NULL)
+		kappa_source_note_trouble(source, error, true);
+}
+
 /* A view's record of its last messages serves as the source's until there are newer ones. */
 static void
 take_last_messages(KappaSource *source, KappaServed *served)
@@ -557,7 +593,7 @@ start_source(KappaSource *source, TimestampTz now)
 		kappa_source_note_broker_trouble(source, error);
 		return;
 	}
-	if (source->leaderless >= 0)
+	if (!bms_is_empty(source->leaderless))
 	{
 		ErrorData leaderless = kappa_ask_describe_leaderless(source, "To begin, all partitions are needed.");
 
@@ -631,7 +667,7 @@ kappa_source_serve(KappaSource *source, TimestampTz now)
 		kappa_progress_report(source, false);
 	if (source->started && source->metadata_at <= now)
 		kappa_ask_about_topic(source, now);
-	if (source->started && source->ends_at <= now && source->leaderless < 0 &&
+	if (source->started && source->ends_at <= now && bms_is_empty(source->leaderless) &&
 		(!kappa_source_at_end(source) || source->ask_failed) &&
 		kappa_ask_ends(source))
 		kappa_progress_report(source, true);
@@ -666,6 +702,8 @@ kappa_source_next_moment(KappaSource *source)
 
 	if (!source->started || (source->stale && source->nmessages == 0))
 		return Max(source->retry_at, 1);
+	if (source->moved != NULL)
+		return 1;
 	next = source->metadata_at;
 	if (source->nmessages > 0)
 		next = kappa_earlier(next, Max(source->next_batch_at, 1));

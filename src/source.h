@@ -84,7 +84,7 @@ typedef struct KappaSource
 	Bitmapset *broken;            /* partitions, since it was started */
 	Bitmapset *moved;             /* partitions that another broker has now, likewise */
 	KappaBreak last_break;        /* the first of them; survives a new start */
-	int32 leaderless;             /* a partition without a leader at the last look; -1: none */
+	Bitmapset *leaderless;        /* partitions without a leader at the last look */
 	TimestampTz unanswered_since; /* a leader that the brokers name does not answer; 0: all do */
 	bool headless;                /* one of both for longer: views are shown as retrying */
 
@@ -141,10 +141,14 @@ extern void kappa_source_note_trouble(KappaSource *source, const ErrorData *erro
 extern void kappa_source_note_broker_trouble(KappaSource *source, const ErrorData *error);
 
 /*
- * Another broker may speak for a partition now: start the source again, and let the
- * views compare what they have applied last.
+ * It may be another log: start the source again, or the partitions that have moved,
+ * and let the views compare what they have applied last.
  */
 extern void kappa_source_compare_again(KappaSource *source);
+extern void kappa_source_compare_moved(KappaSource *source);
+
+/* Partitions have another leader, or had none: nothing of it is to be applied before. */
+extern void kappa_source_note_moved(KappaSource *source, const Bitmapset *partitions);
 
 /*
  * Messages or ends of partitions arrive: whatever it was is over, unless it was

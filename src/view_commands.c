@@ -198,8 +198,9 @@ kappa_view_insert_version(const KappaVersion *version, Datum settings,
 	Oid types[] = { OIDOID, INT4OID, OIDOID, OIDOID, OIDOID, OIDOID, TEXTOID,
 					TEXTARRAYOID, TEXTOID, INT8ARRAYOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID };
 	Datum values[13] = { 0 };
-	char nulls[13] = "             ";
+	char nulls[lengthof(values)];
 
+	memset(nulls, ' ', sizeof(nulls));
 	if (!OidIsValid(version->companion))
 		nulls[5] = 'n';
 	values[0] = ObjectIdGetDatum(version->view);
