@@ -180,5 +180,18 @@ ok_healed('sorted', 'may write temporary files again');
 is(sql(q(SELECT count(*) FROM kappa.events WHERE event IN ('stopped', 'diverted'))), '0', 'no view stopped, no message was passed over');
 ok_healed($_, 'is right in the end') foreach qw(counted named doubled moods sorted);
 
+# ---- What only a person can mend: the lookup is dropped, and the definition with it. ----
+
+my $rows = 'SELECT count(*), sum(c) FROM named';
+my $kept = sql($rows);
+sql('SET client_min_messages = warning; DROP TABLE aside.names CASCADE');
+more(10);
+ok(wait_for($node, q(SELECT state, reason ~ 'definition .*was dropped' FROM kappa.views WHERE view = 'named'::regclass), 'stopped|t'),
+	'a view whose definition was dropped stops');
+ok_beside();
+is(sql($rows), $kept, 'with its rows as they were');
+fails_like($node, q(SELECT kappa.resume_view('named')), qr/definition of view "public.named" was dropped/, 'and is not resumed');
+ok_healed($_, 'goes on') foreach qw(counted doubled);
+
 $node->stop('fast');
 done_testing();
