@@ -108,8 +108,11 @@ void
 kappa_ask_find_leaderless(KappaSource *source)
 {
 	Bitmapset *leaderless = kappa_kafka_find_leaderless(kappa_ask_topic(source));
-	MemoryContext old = MemoryContextSwitchTo(source->context);
+	MemoryContext old;
 
+	/* A leader that comes back may lack what there was before. */
+	kappa_source_note_moved(source, bms_difference(source->leaderless, leaderless));
+	old = MemoryContextSwitchTo(source->context);
 	bms_free(source->leaderless);
 	source->leaderless = bms_copy(leaderless);
 	MemoryContextSwitchTo(old);
@@ -158,30 +161,28 @@ note_all_leaders(KappaSource *source)
 	kappa_source_note_success(source);
 }
 
-/* To be looked at again soon. */
+/* Do not wait for so long until leaders are looked at again. */
 static void
-hasten_leaders(KappaSource *source, TimestampTz now)
+look_soon(KappaSource *source)
 {
-	TimestampTz soon = TimestampTzPlusMilliseconds(now, LEADER_INTERVAL_MS);
+	TimestampTz soon = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEADER_INTERVAL_MS);
 
-	if (!bms_is_empty(source->leaderless))
-		source->metadata_at = kappa_earlier(source->metadata_at, soon);
+	source->metadata_at = kappa_earlier(source->metadata_at, soon);
 }
 
 /*
  * A partition without a leader is no reason to stop the others.  Elections take
- * a moment, so it is told only if it is there at two looks.  One that has a leader
- * again may lack what the last one had.
+ * a moment, so it is told only if it is there at two looks.
  */
 static void
-judge_leaders(KappaSource *source, const Bitmapset *before, TimestampTz now)
+judge_leaders(KappaSource *source, const Bitmapset *before)
 {
 	ErrorData error = kappa_ask_describe_leaderless(source, "The other partitions are read.");
 
-	hasten_leaders(source, now);
+	if (!bms_is_empty(source->leaderless))
+		look_soon(source);
 	if (bms_overlap(before, source->leaderless))
 		note_headless(source, &error);
-	kappa_source_note_moved(source, bms_difference(before, source->leaderless));
 	note_all_leaders(source);
 }
 
@@ -194,7 +195,6 @@ judge_silent_leader(KappaSource *source, const ErrorData *error)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	hasten_leaders(source, now);
 	source->ask_failed = true;
 	if (source->unanswered_since == 0)
 		source->unanswered_since = now;
@@ -245,6 +245,7 @@ ask_ends(KappaSource *source, void (*step)(void *arg))
 	source->ends_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), interval);
 	if (error != NULL)
 	{
+		look_soon(source);
 		judge_failed_question(source, error);
 		return false;
 	}
@@ -325,7 +326,7 @@ kappa_ask_about_topic(KappaSource *source, TimestampTz now)
 	if (error == NULL && !source->stale)
 		error = kappa_ask_attempt(find_leaderless_step, source);
 	if (error == NULL && !source->stale)
-		judge_leaders(source, before, now);
+		judge_leaders(source, before);
 	if (error == NULL && !source->stale && bms_is_empty(source->leaderless))
 		error = kappa_ask_attempt(ask_for_anchors_step, source);
 	if (error != NULL)

@@ -289,17 +289,23 @@ try_offsets(Question *question, int32 n, const int64 *timestamps, int64 *offsets
 	}
 	rd_kafka_topic_partition_list_destroy(list);
 
-	/* Without a leader librdkafka waits for one; find out who is meant. */
-	if (err == RD_KAFKA_RESP_ERR__TIMED_OUT && elapsed_ms(question) >= kappa_connect_timeout)
+	/*
+	 * Without a leader librdkafka waits for one, or, if the broker is gone that was,
+	 * says that it does not know the partition; find out who is meant.
+	 */
+	if (err == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION ||
+		(err == RD_KAFKA_RESP_ERR__TIMED_OUT && elapsed_ms(question) >= kappa_connect_timeout))
 	{
 		int32 npartitions;
 		Bitmapset *leaderless;
 
-		if (try_metadata(question, &npartitions, &leaderless) == 0 && leaderless != NULL)
-		{
+		if (try_metadata(question, &npartitions, &leaderless) != 0)
+			return err;
+		if (leaderless != NULL)
 			*partition = bms_next_member(leaderless, -1);
+		if (leaderless != NULL ||
+			(err == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION && npartitions >= n))
 			err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
-		}
 	}
 
 	return err;
