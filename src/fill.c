@@ -68,7 +68,8 @@
 
 typedef enum FillResult
 {
-	FILL_MORE, /* something was done */
+	FILL_MORE, /* a stretch was read */
+	FILL_NEXT, /* another version was finished */
 	FILL_WAIT, /* others do what there is */
 	FILL_DONE, /* there is nothing left to do here */
 } FillResult;
@@ -232,7 +233,7 @@ finish(KappaApplier *applier, const KappaFill *fill, const KappaFillProgress *pr
 {
 	int64 *next = palloc(Max(applier->npartitions, 1) * sizeof(int64));
 
-	KAPPA_FAULT(REPLAY_MERGING, fill_view);
+	KAPPA_FAULT(REPLAY_MERGING, fill->view);
 	kappa_catalog_add_event(fill->view, "replayed", fill->version, NULL,
 							describe_progress(progress));
 	if (!kappa_fill_is_read(applier, fill->staging))
@@ -251,7 +252,7 @@ finish(KappaApplier *applier, const KappaFill *fill, const KappaFillProgress *pr
 	}
 	kappa_fill_delete(fill->view, fill->version);
 	kappa_definition_drop_relation(fill->staging, DROP_RESTRICT);
-	KAPPA_FAULT(REPLAY_MERGED, fill_view);
+	KAPPA_FAULT(REPLAY_MERGED, fill->view);
 	kappa_shmem_wake_at_commit();
 }
 
@@ -319,22 +320,45 @@ read_on(const KappaFill *fill, const List *runnable, const KappaFillProgress *pr
 	return FILL_MORE;
 }
 
-/* When all has been read; one process does it. */
+/*
+ * A version of which all has been read, and that nobody finishes: the own one, or
+ * one that was read along with it.
+ */
+static KappaFill *
+lock_finished(const KappaFill *own, const List *runnable, KappaFillProgress *progress)
+{
+	ListCell *lc;
+
+	foreach(lc, kappa_fill_list_alike(own))
+	{
+		KappaFill *fill = lfirst(lc);
+
+		kappa_fill_get_progress(fill->view, fill->version, progress);
+		if (progress->nopen > 0 || !kappa_share_enter(own, fill, runnable))
+			continue;
+		fill = kappa_fill_lock(fill->view, fill->version);
+		if (fill != NULL && fill->active)
+			return fill;
+	}
+	return NULL;
+}
+
 static FillResult
-finish_fill(const KappaFillProgress *progress)
+finish_one(const KappaFill *own, const List *runnable)
 {
 	KappaFillShare *share = palloc0(sizeof(KappaFillShare));
+	KappaFillProgress progress;
 
-	share->fill = kappa_fill_lock(fill_view, fill_version);
+	share->fill = lock_finished(own, runnable, &progress);
 	if (share->fill == NULL)
 		return FILL_WAIT;
 	open_members(list_make1(share));
 	if (members == NIL)
 		return FILL_DONE;
 	current = linitial(members);
-	finish(current->applier, share->fill, progress);
+	finish(current->applier, share->fill, &progress);
 	kappa_apply_close(current->applier);
-	return FILL_DONE;
+	return is_own(current) ? FILL_DONE : FILL_NEXT;
 }
 
 static FillResult
@@ -347,7 +371,7 @@ take_turn_in_transaction(void)
 	if (fill == NULL || !fill->active || !kappa_share_is_runnable(fill, runnable))
 		return FILL_DONE;
 	kappa_fill_get_progress(fill_view, fill_version, &progress);
-	return progress.nopen > 0 ? read_on(fill, runnable, &progress) : finish_fill(&progress);
+	return progress.nopen > 0 ? read_on(fill, runnable, &progress) : finish_one(fill, runnable);
 }
 
 static FillResult
@@ -606,7 +630,7 @@ kappa_filler_main(Datum arg)
 			kappa_shmem_announce_change();
 			until = get_next_start(start);
 		}
-		else
+		else if (result == FILL_WAIT)
 			until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), POLL_INTERVAL_MS);
 		pgstat_report_activity(STATE_IDLE, NULL);
 		pgstat_report_stat(false);

@@ -65,22 +65,26 @@ is_waiting(const KappaFill *fill)
 	return true;
 }
 
-/*
- * The tables are locked before ranges are: who drops a view or a version has
- * their locks when he comes to its ranges.
- */
-static void
-lock_tables(const KappaVersion *version)
+/* Of a version's own tables the locks are waited for. */
+static bool
+lock_tables(const KappaVersion *version, bool wait)
 {
+	if (!wait)
+		return ConditionalLockRelationOid(version->view, AccessShareLock) &&
+			   ConditionalLockRelationOid(version->target, AccessShareLock);
 	LockRelationOid(version->view, AccessShareLock);
 	LockRelationOid(version->target, AccessShareLock);
+	return true;
 }
 
-static bool
-lock_tables_at_once(const KappaVersion *version)
+bool
+kappa_share_enter(const KappaFill *fill, const KappaFill *other, const List *runnable)
 {
-	return ConditionalLockRelationOid(version->view, AccessShareLock) &&
-		   ConditionalLockRelationOid(version->target, AccessShareLock);
+	const KappaVersion *version = find_runnable(other, runnable);
+
+	if (is_same(other, fill))
+		return lock_tables(version, true);
+	return version != NULL && !is_waiting(other) && lock_tables(version, false);
 }
 
 List *
@@ -89,15 +93,8 @@ kappa_share_claim(const KappaFill *fill, const List *runnable, int max)
 	List *fills = NIL;
 	ListCell *lc;
 
-	lock_tables(find_runnable(fill, runnable));
 	foreach(lc, kappa_fill_list_alike(fill))
-	{
-		KappaFill *other = lfirst(lc);
-		const KappaVersion *version = find_runnable(other, runnable);
-
-		if (is_same(other, fill) ||
-			(version != NULL && !is_waiting(other) && lock_tables_at_once(version)))
-			fills = lappend(fills, other);
-	}
+		if (kappa_share_enter(fill, lfirst(lc), runnable))
+			fills = lappend(fills, lfirst(lc));
 	return fills == NIL ? NIL : kappa_fill_claim(fill, fills, max);
 }
