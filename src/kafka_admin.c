@@ -300,7 +300,7 @@ try_offsets(Question *question, int32 n, const int64 *timestamps, int64 *offsets
 		Bitmapset *leaderless;
 
 		if (try_metadata(question, &npartitions, &leaderless) != 0)
-			return err;
+			return RD_KAFKA_RESP_ERR__TIMED_OUT;
 		if (leaderless != NULL)
 			*partition = bms_next_member(leaderless, -1);
 		if (leaderless != NULL ||
