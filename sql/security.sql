@@ -86,6 +86,7 @@ SELECT kappa.pause_view(view), kappa.drop_view(view) FROM kappa.views;
 RESET ROLE;
 
 -- A schema of somebody else's must not become that of the extension.
+\set SHOW_CONTEXT never
 SET client_min_messages = warning;
 DROP EXTENSION kappa CASCADE;
 DROP SCHEMA kappa;
