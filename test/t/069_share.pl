@@ -170,7 +170,7 @@ all_right('dropped', qw(c_amounts per_shop));
 slowly(1000);
 $since = last_event();
 rebuild_all(qw(c_amounts per_shop));
-under_way(2);
+ok(wait_for($node, 'SELECT count(*) FROM kappa.replays WHERE next_offset > start_offset', 8), 'two have begun everywhere');
 rebuild_all('totals');
 ok(wait_for($node, "SELECT count(*) FROM kappa.replays WHERE view = 'totals'::regclass", 4), 'another rebuild');
 slowly(0);
