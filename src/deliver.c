@@ -69,7 +69,7 @@ typedef struct Delivery
 	KappaSource *source;
 	KappaBatch *batch;
 	List *views;          /* of KappaServed */
-	KappaServed *current; /* whose turn it is; NULL at the commit */
+	KappaServed *current; /* whose turn it is; NULL at the beginning and at the commit */
 	bool storing;         /* its statements are done */
 	instr_time commit_start;
 	List *doubts;  /* of Doubt: views that were taken out, to be settled later */
@@ -375,6 +375,7 @@ deliver_step(void *arg)
 	Delivery *delivery = arg;
 	ListCell *lc;
 
+	delivery->current = NULL;
 	SetCurrentStatementStartTimestamp();
 	pgstat_report_activity(STATE_RUNNING, "applying messages");
 	kappa_worker_begin();

@@ -610,9 +610,9 @@ serve_views(KappaSource *source)
 
 typedef struct FillStep
 {
-	List *views; /* of KappaServed */
-	List *begun; /* those that were handed over */
-	KappaServed *current;
+	List *views;          /* of KappaServed */
+	List *begun;          /* those that were handed over */
+	KappaServed *current; /* whose turn it is; the first one until there is a transaction */
 	const int64 *end;
 } FillStep;
 
@@ -670,8 +670,10 @@ hand_over(KappaSource *source)
 
 	while (step.views != NIL)
 	{
-		ErrorData *error = kappa_worker_attempt(begin_fills_step, &step);
+		ErrorData *error;
 
+		step.current = linitial(step.views);
+		error = kappa_worker_attempt(begin_fills_step, &step);
 		if (error == NULL)
 			break;
 		log_failure(step.current, error, "is not replayed in parallel");

@@ -71,6 +71,51 @@ $other->query_safe('ROLLBACK');
 fill($_) foreach qw(early late);
 ok_view($node, $_, name => "$_ goes on after it was rolled back") foreach qw(early late);
 is(sql(q(SELECT pid FROM pg_stat_activity WHERE backend_type = 'kappa supervisor')), $supervisor, 'the supervisor has survived');
+
+# ---- Likewise, where a worker has begun something that takes it two transactions. ----
+
+# Fails if it has to wait.
+sql(q(CREATE FUNCTION pass(n bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE SET lock_timeout = 0 AS $$
+	BEGIN
+		IF NOT pg_try_advisory_xact_lock_shared(1) THEN
+			PERFORM pg_advisory_xact_lock_shared(1);
+			RAISE 'closed';
+		END IF;
+		RETURN n;
+	END $$));
+sql(q(SELECT kappa.create_view('passed', 'SELECT n, count(pass(n)) AS c FROM early_t GROUP BY n')));
+ok_view($node, 'passed');
+ok(wait_for($node, q(SELECT count(DISTINCT worker_pid) FROM kappa.views WHERE view IN ('early'::regclass, 'passed'::regclass) AND state = 'running'), 1), 'two views are applied together');
+
+my $gate = $node->background_psql('postgres');
+my $gone = -s $node->logfile;
+
+sub begin_drop
+{
+	return $other->query_until(qr/begun/, "\\echo begun\nBEGIN; SET LOCAL client_min_messages = warning; DROP EXTENSION kappa CASCADE;\n");
+}
+
+$gate->query_safe('SELECT pg_advisory_lock(1)');
+fill('early');
+ok(wait_for($node, q(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted), 1), 'a view is at a closed gate');
+begin_drop();
+ok(wait_for($node, q(SELECT count(*) FROM pg_locks WHERE locktype = 'object' AND NOT granted), 1), 'DROP EXTENSION waits for its transaction');
+$gate->query_safe('SELECT pg_advisory_unlock(1)');
+ok($node->wait_for_log(qr/early" will be tried again.*passed" will be tried again/s, $gone), 'in the next one none of them can be applied');
+$other->query_safe('ROLLBACK');
+ok_view($node, $_, name => "$_ goes on after that") foreach qw(early passed);
+$gate->quit;
+
+make_view('third');
+ok(wait_for($node, q(SELECT state FROM kappa.views WHERE view = 'third'::regclass), 'retrying'), 'a view waits for its topic');
+$gone = -s $node->logfile;
+begin_drop();
+$other->query_safe('SELECT');
+create_topic('third');
+ok($node->wait_for_log(qr/third" is not replayed in parallel/, $gone), 'it cannot be handed over to a replay');
+$other->query_safe('ROLLBACK');
+fill('third');
+ok_view($node, 'third', name => 'and goes on all the same');
 $other->quit;
 
 # ---- DROP EXTENSION, time and again. ----
