@@ -66,6 +66,9 @@
 /* Between two looks at whether others have left something to do. */
 #define POLL_INTERVAL_MS 500
 
+/* Others are waited for so long, to be done with what they have begun. */
+#define PATIENCE "1min"
+
 typedef enum FillResult
 {
 	FILL_MORE, /* a stretch was read */
@@ -466,13 +469,19 @@ forget_rows(const KappaFill *fill)
 		kappa_definition_truncate(version->target);
 }
 
-/* A worker shall read on from the position.  False if somebody else is about to see to it. */
+/*
+ * A worker shall read on from the position.  False if somebody else is about to
+ * see to it.  Others may read for the version, too, and each of them has ranges
+ * until the end of a stretch.
+ */
 static bool
 give_up(const KappaFill *failed)
 {
 	KappaFill *fill;
 
 	kappa_worker_begin();
+	(void) set_config_option("lock_timeout", PATIENCE, PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
 	fill = kappa_fill_lock(failed->view, failed->version);
 	if (fill != NULL && fill->active)
 	{

@@ -7,6 +7,7 @@ use warnings;
 
 use KappaFault;
 use KappaTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kafka = start_kafka();
@@ -125,6 +126,30 @@ verified($node, 'b_ids');
 is(sql("SELECT string_agg(view::text, ' ' ORDER BY id) FROM kappa.event WHERE event = 'replayed' AND id > $since"), 'a_shops c_amounts', 'the replay of the others goes on');
 like(messages_read($since), qr/^2\|/, 'of both');
 sql('DROP TABLE b_ids');
+
+# While it is given up, another process is in the middle of a stretch for it.
+create_topic('gates', partitions => 2);
+produce('gates', [ map { { partition => $_ % 2, value => { n => $_ } } } 1 .. 1000 ]);
+produce('gates', [ { partition => 0, value => { n => -1 } }, { partition => 1, value => { n => -2 } } ]);
+sql(q(CREATE FOREIGN TABLE gates (n int) SERVER events OPTIONS (topic 'gates');
+CREATE FUNCTION pass(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE SET lock_timeout = 0 AS $$
+BEGIN
+	IF n = -1 THEN PERFORM pg_advisory_xact_lock_shared(1); END IF;
+	IF n = -2 THEN RAISE 'no way'; END IF;
+	RETURN n;
+END $$));
+my $gate = $node->background_psql('postgres');
+my $given_up = -s $node->logfile;
+$gate->query_safe('SELECT pg_advisory_lock(1)');
+create_all(d_all => 'SELECT n, count(*) AS c FROM gates GROUP BY n', e_passed => 'SELECT n, count(pass(n)) AS c FROM gates GROUP BY n');
+ok(wait_for($node, q(SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE backend_type = 'kappa replay' AND locktype <> 'advisory' AND NOT granted AND clock_timestamp() - waitstart > '1 s'), 1), 'who gives a version up waits for the others');
+$gate->query_safe('SELECT pg_advisory_unlock(1)');
+$gate->quit;
+all_right('given up', 'd_all');
+ok(wait_for($node, q(SELECT count(*) FROM kappa.dead_letters WHERE view = 'e_passed'::regclass AND error = 'no way'), 1), 'and it is up to a worker');
+verified($node, 'e_passed');
+unlike(slurp_file($node->logfile, $given_up), qr/lock timeout/, 'nobody has lost patience');
+sql('DROP TABLE d_all, e_passed');
 
 foreach my $action (qw(error disk-full))
 {
