@@ -107,8 +107,12 @@ ask_all_ends_step(void *arg)
 void
 kappa_ask_find_leaderless(KappaSource *source)
 {
+	Bitmapset *known = bms_add_range(NULL, 0, source->npartitions - 1);
 	Bitmapset *leaderless = kappa_kafka_find_leaderless(kappa_ask_topic(source));
 	MemoryContext old;
+
+	/* One that was added meanwhile is not read yet. */
+	leaderless = bms_int_members(leaderless, known);
 
 	/* A leader that comes back may lack what there was before. */
 	kappa_source_note_moved(source, bms_difference(source->leaderless, leaderless));
