@@ -219,8 +219,13 @@ forget_checks(KappaSource *source, KappaServed *served)
 			check->offset[p] = -1;
 		open |= check->offset[p] >= 0;
 	}
-	if (!open)
-		served->check = NULL;
+	if (open)
+		return;
+	pfree(check->offset);
+	pfree(check->timestamp);
+	pfree(check->crc);
+	pfree(check);
+	served->check = NULL;
 }
 
 /* ---- one view's turn ---- */

@@ -120,6 +120,16 @@ kappa_source_note_readable(KappaConnection *connection)
 
 /* ---- trouble ---- */
 
+/* Make an array longer; new elements are -1. */
+static int64 *
+extend_array(int64 *array, int old, int new)
+{
+	array = array == NULL ? palloc(new * sizeof(int64)) : repalloc(array, new * sizeof(int64));
+	for (int i = old; i < new; i++)
+		array[i] = -1;
+	return array;
+}
+
 /*
  * When partitions are started again, the last messages must still be there: the
  * topic may have been deleted and made again meanwhile.
@@ -127,44 +137,41 @@ kappa_source_note_readable(KappaConnection *connection)
 static void
 check_again(KappaSource *source, KappaServed *served, const Bitmapset *partitions)
 {
-	KappaLastMessage *before = served->check;
+	KappaLastMessage *check = served->check;
+	int n = source->npartitions;
 	MemoryContext old;
-	KappaLastMessage *check;
-	Size size = Max(source->npartitions, 1) * sizeof(int64);
 
-	if (source->npartitions == 0)
+	if (bms_is_empty(partitions))
 		return;
 	old = MemoryContextSwitchTo(served->context);
-	check = palloc(sizeof(KappaLastMessage));
-	check->npartitions = source->npartitions;
-	check->offset = memcpy(palloc(size), source->last_offset, size);
-	check->timestamp = memcpy(palloc(size), source->last_timestamp, size);
-	check->crc = memcpy(palloc(size), source->last_crc, size);
-	for (int p = 0; p < check->npartitions; p++)
-		if (!bms_is_member(p, partitions))
-			check->offset[p] = -1;
-	for (int p = 0; before != NULL && p < Min(before->npartitions, check->npartitions); p++)
+	if (check == NULL)
+		served->check = check = palloc0(sizeof(KappaLastMessage));
+	if (check->npartitions < n)
 	{
-		if (before->offset[p] <= check->offset[p])
-			continue;
-		check->offset[p] = before->offset[p];
-		check->timestamp[p] = before->timestamp[p];
-		check->crc[p] = before->crc[p];
+		check->offset = extend_array(check->offset, check->npartitions, n);
+		check->timestamp = extend_array(check->timestamp, check->npartitions, n);
+		check->crc = extend_array(check->crc, check->npartitions, n);
+		check->npartitions = n;
 	}
-	served->check = check;
 	MemoryContextSwitchTo(old);
+	for (int p = -1; (p = bms_next_member(partitions, p)) >= 0;)
+	{
+		if (check->offset[p] >= source->last_offset[p])
+			continue;
+		check->offset[p] = source->last_offset[p];
+		check->timestamp[p] = source->last_timestamp[p];
+		check->crc[p] = source->last_crc[p];
+	}
 }
 
 void
 kappa_source_compare_again(KappaSource *source)
 {
-	Bitmapset *all = NULL;
+	Bitmapset *all = bms_add_range(NULL, 0, source->npartitions - 1);
 	ListCell *lc;
 
 	stop_source(source);
 	source->retry_at = 0;
-	if (source->npartitions > 0)
-		all = bms_add_range(NULL, 0, source->npartitions - 1);
 	foreach(lc, source->views)
 		check_again(source, lfirst(lc), all);
 	bms_free(all);
@@ -357,16 +364,6 @@ kappa_source_sweep(void)
 }
 
 /* ---- how the log stands ---- */
-
-/* Make an array longer; new elements are -1. */
-static int64 *
-extend_array(int64 *array, int old, int new)
-{
-	array = array == NULL ? palloc(new * sizeof(int64)) : repalloc(array, new * sizeof(int64));
-	for (int i = old; i < new; i++)
-		array[i] = -1;
-	return array;
-}
 
 /* Partitions never become fewer here; kappa_apply_set_log() finds that out. */
 static void
