@@ -334,14 +334,16 @@ lock_finished(const KappaFill *own, const List *runnable, KappaFillProgress *pro
 
 	foreach(lc, kappa_fill_list_alike(own))
 	{
-		KappaFill *fill = lfirst(lc);
+		KappaFill *other = lfirst(lc);
+		KappaFill *fill;
 
-		kappa_fill_get_progress(fill->view, fill->version, progress);
-		if (progress->nopen > 0 || !kappa_share_enter(own, fill, runnable))
+		kappa_fill_get_progress(other->view, other->version, progress);
+		if (progress->nopen > 0 || !kappa_share_enter(own, other, runnable))
 			continue;
-		fill = kappa_fill_lock(fill->view, fill->version);
+		fill = kappa_fill_lock(other->view, other->version);
 		if (fill != NULL && fill->active)
 			return fill;
+		kappa_share_leave(other, runnable);
 	}
 	return NULL;
 }

@@ -87,6 +87,15 @@ kappa_share_enter(const KappaFill *fill, const KappaFill *other, const List *run
 	return version != NULL && !is_waiting(other) && lock_tables(version, false);
 }
 
+void
+kappa_share_leave(const KappaFill *other, const List *runnable)
+{
+	const KappaVersion *version = find_runnable(other, runnable);
+
+	UnlockRelationOid(version->target, AccessShareLock);
+	UnlockRelationOid(version->view, AccessShareLock);
+}
+
 List *
 kappa_share_claim(const KappaFill *fill, const List *runnable, int max)
 {

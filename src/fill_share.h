@@ -25,6 +25,9 @@ extern bool kappa_share_is_runnable(const KappaFill *fill, const List *runnable)
 extern bool kappa_share_enter(const KappaFill *fill, const KappaFill *other,
 							  const List *runnable);
 
+/* There is nothing to do for it after all: who wants its tables need not wait. */
+extern void kappa_share_leave(const KappaFill *other, const List *runnable);
+
 /*
  * Take ranges of a version, some of them at most, and of others what goes on at
  * the same offsets of the same foreign table.  Returns KappaFillShares in a fixed

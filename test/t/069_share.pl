@@ -167,6 +167,17 @@ foreach my $action (qw(error disk-full))
 	}
 }
 
+# ---- They are finished side by side. ----
+
+my @merging = map { arm($node, 'replay-merging', 'hang', view => $_) } qw(a_shops c_amounts);
+
+rebuild_all(qw(a_shops c_amounts));
+ok(was_hit($_), 'one is merged, while the other is') foreach @merging;
+release($merging[0]);
+is(sql(q(SELECT kappa.wait_for_rebuild('a_shops', '30 s'))), 't', 'it does not wait for the other to the end');
+release($merging[1]);
+all_right('side by side', qw(a_shops c_amounts));
+
 # ---- One is paused, cancelled, dropped; the server crashes. ----
 
 slowly(1000);
