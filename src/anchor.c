@@ -11,8 +11,9 @@
  * each look for new partitions the brokers are asked for the first message that
  * is younger.  It must lie behind the anchor, for ever: what a log holds does
  * not change.  In a new log it lies before it, unless somebody wrote the
- * messages again with their old timestamps.  Then the views compare the last
- * message that they have applied, as they do at each start (deliver.c).
+ * messages again with their old timestamps.  Then the views compare the anchor
+ * itself, as they compare the last message at each start (deliver.c): what they
+ * have applied last may come from the new log.
  *
  * Where timestamps go backwards in a partition, it may have younger messages
  * before the anchor.  That costs one comparison, and then the partition has no
@@ -43,6 +44,7 @@ kappa_anchor_propose(KappaSource *source, int partition)
 		return;
 	source->anchor.offset[partition] = source->last_offset[partition];
 	source->anchor.timestamp[partition] = source->last_timestamp[partition];
+	source->anchor.crc[partition] = source->last_crc[partition];
 }
 
 /* A partition whose first message younger than the anchor lies before it; or -1. */
@@ -62,17 +64,17 @@ find_doubt(KappaSource *source, KafkaTopic *topic)
 	return -1;
 }
 
-bool
-kappa_anchor_is_doubtful(KappaSource *source, KafkaTopic *topic)
+void
+kappa_anchor_check(KappaSource *source, KafkaTopic *topic)
 {
 	int p = find_doubt(source, topic);
 	MemoryContext old;
 
 	if (p < 0)
-		return false;
+		return;
+	kappa_source_compare_anchor(source, p);
 	old = MemoryContextSwitchTo(source->context);
 	source->unanchored = bms_add_member(source->unanchored, p);
 	MemoryContextSwitchTo(old);
 	source->anchor.offset[p] = -1;
-	return true;
 }

@@ -17,9 +17,10 @@
 extern void kappa_anchor_propose(KappaSource *source, int partition);
 
 /*
- * Ask the brokers about the anchors; throws.  True if one of them may have been
- * replaced by another message; it is none any more.
+ * Ask the brokers about the anchors; throws.  If one of them may have been
+ * replaced by another message, the source is started again, and the views compare
+ * that message; it is no anchor any more.
  */
-extern bool kappa_anchor_is_doubtful(KappaSource *source, KafkaTopic *topic);
+extern void kappa_anchor_check(KappaSource *source, KafkaTopic *topic);
 
 #endif /* KAPPA_ANCHOR_H */

@@ -315,8 +315,7 @@ ask_for_anchors_step(void *arg)
 {
 	KappaSource *source = arg;
 
-	if (kappa_anchor_is_doubtful(source, kappa_ask_topic(source)))
-		kappa_source_compare_again(source);
+	kappa_anchor_check(source, kappa_ask_topic(source));
 }
 
 void

@@ -130,20 +130,14 @@ extend_array(int64 *array, int old, int new)
 	return array;
 }
 
-/*
- * When partitions are started again, the last messages must still be there: the
- * topic may have been deleted and made again meanwhile.
- */
-static void
-check_again(KappaSource *source, KappaServed *served, const Bitmapset *partitions)
+/* What a view is to compare, with room for all partitions. */
+static KappaLastMessage *
+get_check(KappaSource *source, KappaServed *served)
 {
 	KappaLastMessage *check = served->check;
 	int n = source->npartitions;
-	MemoryContext old;
+	MemoryContext old = MemoryContextSwitchTo(served->context);
 
-	if (bms_is_empty(partitions))
-		return;
-	old = MemoryContextSwitchTo(served->context);
 	if (check == NULL)
 		served->check = check = palloc0(sizeof(KappaLastMessage));
 	if (check->npartitions < n)
@@ -154,9 +148,25 @@ check_again(KappaSource *source, KappaServed *served, const Bitmapset *partition
 		check->npartitions = n;
 	}
 	MemoryContextSwitchTo(old);
+	return check;
+}
+
+/*
+ * When partitions are started again, the last messages must still be there: the
+ * topic may have been deleted and made again meanwhile.  What is still to be
+ * compared remains so: nothing behind it was applied.
+ */
+static void
+check_again(KappaSource *source, KappaServed *served, const Bitmapset *partitions)
+{
+	KappaLastMessage *check;
+
+	if (bms_is_empty(partitions))
+		return;
+	check = get_check(source, served);
 	for (int p = -1; (p = bms_next_member(partitions, p)) >= 0;)
 	{
-		if (check->offset[p] >= source->last_offset[p])
+		if (check->offset[p] >= 0)
 			continue;
 		check->offset[p] = source->last_offset[p];
 		check->timestamp[p] = source->last_timestamp[p];
@@ -164,8 +174,8 @@ check_again(KappaSource *source, KappaServed *served, const Bitmapset *partition
 	}
 }
 
-void
-kappa_source_compare_again(KappaSource *source)
+static void
+compare_again(KappaSource *source)
 {
 	Bitmapset *all = bms_add_range(NULL, 0, source->npartitions - 1);
 	ListCell *lc;
@@ -175,6 +185,23 @@ kappa_source_compare_again(KappaSource *source)
 	foreach(lc, source->views)
 		check_again(source, lfirst(lc), all);
 	bms_free(all);
+}
+
+/* The last messages may be another topic's already; the anchor is not. */
+void
+kappa_source_compare_anchor(KappaSource *source, int partition)
+{
+	ListCell *lc;
+
+	foreach(lc, source->views)
+	{
+		KappaLastMessage *check = get_check(source, lfirst(lc));
+
+		check->offset[partition] = source->anchor.offset[partition];
+		check->timestamp[partition] = source->anchor.timestamp[partition];
+		check->crc[partition] = source->anchor.crc[partition];
+	}
+	compare_again(source);
 }
 
 void
@@ -192,7 +219,7 @@ kappa_source_note_trouble(KappaSource *source, const ErrorData *error, bool show
 	if (shown || source->failures > 1)
 		delay = kappa_shmem_retry_delay(source->failures,
 										Min(kappa_retry_max_delay, MAX_RETRY_DELAY_MS));
-	kappa_source_compare_again(source);
+	compare_again(source);
 	source->retry_at = TimestampTzPlusMilliseconds(now, delay);
 	if (!shown && !source->suspended)
 		return;
@@ -383,6 +410,7 @@ set_partition_count(KappaSource *source, int n)
 		source->last_crc = extend_array(source->last_crc, source->npartitions, n);
 		source->anchor.offset = extend_array(source->anchor.offset, source->npartitions, n);
 		source->anchor.timestamp = extend_array(source->anchor.timestamp, source->npartitions, n);
+		source->anchor.crc = extend_array(source->anchor.crc, source->npartitions, n);
 	}
 	source->npartitions = n;
 	MemoryContextSwitchTo(old);

@@ -62,7 +62,7 @@ typedef struct KappaSource
 	int64 *last_offset; /* the last message delivered; -1: none */
 	int64 *last_timestamp;
 	int64 *last_crc;
-	KappaLastMessage anchor; /* messages that have to stay, without crc; see anchor.h */
+	KappaLastMessage anchor; /* messages that have to stay; see anchor.h */
 	Bitmapset *unanchored;   /* partitions that are not to have one */
 
 	/* The batch in hand. */
@@ -141,10 +141,11 @@ extern void kappa_source_note_trouble(KappaSource *source, const ErrorData *erro
 extern void kappa_source_note_broker_trouble(KappaSource *source, const ErrorData *error);
 
 /*
- * It may be another log: start the source again, or the partitions that have moved,
- * and let the views compare what they have applied last.
+ * It may be another log: start the source again, and let the views compare a
+ * partition's anchor; or start the partitions that have moved again, and let them
+ * compare what they have applied last.
  */
-extern void kappa_source_compare_again(KappaSource *source);
+extern void kappa_source_compare_anchor(KappaSource *source, int partition);
 extern void kappa_source_compare_moved(KappaSource *source);
 
 /* Partitions have another leader, or had none: nothing of it is to be applied before. */

@@ -96,16 +96,34 @@ sub worker_pid
 	my ($view) = @_;
 	return sql("SELECT worker_pid FROM kappa.views WHERE view = '$view'::regclass");
 }
+sub make_again
+{
+	my ($topic) = @_;
+	my $worker = worker_pid("${topic}_log");
+
+	kill 'STOP', $worker;
+	create_topic($topic, partitions => 3);
+	produce($topic, numbers(101, 150, partition => 0));
+	return kill 'CONT', $worker;
+}
+my $another = 'the topic is not the one that this view was built from.* offset \d of partition 0 of topic "%s" has timestamp \d+ and checksum';
 make_view('again', partitions => 3);
-my $worker = worker_pid('again_log');
-kill 'STOP', $worker;
-create_topic('again', partitions => 3);
-produce('again', numbers(101, 150, partition => 0));
-kill 'CONT', $worker;
-ok_state('again_log', 'stopped', 'the topic is not the one that this view was built from.* offset \d of partition 0 of topic "again" has timestamp \d+ and checksum',
-	'a topic made again within a moment, and longer, stops the view');
+make_again('again');
+ok_state('again_log', 'stopped', sprintf($another, 'again'), 'a topic made again within a moment, and longer, stops the view');
 rebuild('again_log');
 ok_rows('again_log', '50|150', 'to the new topic');
+
+# What it has applied last is the new topic's by the time that brokers are asked.
+sub ask_every
+{
+	sql("ALTER SYSTEM SET kappa.metadata_interval = '$_[0]'");
+	return sql('SELECT pg_reload_conf()');
+}
+ask_every('3s');
+make_view('later', partitions => 3);
+make_again('later');
+ok_state('later_log', 'stopped', sprintf($another, 'later'), 'also when the view has read on in the new one');
+ask_every('300ms');
 
 # ---- Retention. ----
 
@@ -125,7 +143,7 @@ is(sql(q(SELECT detail FROM kappa.events WHERE view = 'expired_log'::regclass AN
 
 # The worker is held still meanwhile, as if it were slow.  What it has asked for
 # before that may still come: some of the first messages.
-$worker = worker_pid('expired_log');
+my $worker = worker_pid('expired_log');
 kill 'STOP', $worker;
 produce('expired', numbers(31, 40));
 produce('expired', numbers(41, 60));
