@@ -342,28 +342,38 @@ merge_step(void *arg)
 	(void) kappa_apply_batch(step->inquiry->applier, step->inquiry->bt, &step->part);
 }
 
+/* Try the merge over the batch's first messages, and undo it; NULL if it works. */
+static ErrorData *
+try_merge(KappaInquiry *inquiry, int last)
+{
+	ProbeStep step = {
+		.inquiry = inquiry,
+		.part = { .last = last, .excluded = inquiry->faults->excluded },
+	};
+
+	CHECK_FOR_INTERRUPTS();
+	return inquiry->attempt(merge_step, &step);
+}
+
 int
 kappa_blame_find_merge(KappaInquiry *inquiry)
 {
 	int good = 0;
 	int bad = inquiry->nmessages;
 
+	if (try_merge(inquiry, bad) == NULL)
+		return bad;
 	while (bad - good > 1)
 	{
-		ProbeStep step = {
-			.inquiry = inquiry,
-			.part = { .last = good + (bad - good) / 2, .excluded = inquiry->faults->excluded },
-		};
-		ErrorData *error;
+		int last = good + (bad - good) / 2;
+		ErrorData *error = try_merge(inquiry, last);
 
-		CHECK_FOR_INTERRUPTS();
-		error = inquiry->attempt(merge_step, &step);
 		if (error == NULL)
-			good = step.part.last;
+			good = last;
 		else if (kappa_blame_is_plain(error->sqlerrcode))
 			return -1;
 		else
-			bad = step.part.last;
+			bad = last;
 	}
 	return bad - 1;
 }

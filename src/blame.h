@@ -81,7 +81,8 @@ extern KappaVerdict kappa_blame_find(KappaInquiry *inquiry);
 
 /*
  * After KAPPA_BLAME_MERGE: the place in the batch of the first message with
- * which the merge fails, tried and undone; -1 if that cannot be told now.
+ * which the merge fails, tried and undone; -1 if that cannot be told now, and
+ * their number if it works by now.
  */
 extern int kappa_blame_find_merge(KappaInquiry *inquiry);
 

@@ -587,7 +587,8 @@ cut_smaller(Delivery *delivery, KappaServed *served)
 
 /*
  * What the view's table does not take may be mended by a person who does not
- * know of it yet; but not for ever, and nothing may be passed over.
+ * know of it yet; but not for ever, and nothing may be passed over.  What is out
+ * of the way by the time that it is looked for is only tried again.
  */
 static ErrorData *
 judge_fault(Delivery *delivery, KappaServed *served, KappaInquiry *inquiry, ErrorData *error)
@@ -599,6 +600,8 @@ judge_fault(Delivery *delivery, KappaServed *served, KappaInquiry *inquiry, Erro
 	if (kappa_shmem_view_count_fault(served->slot, error->sqlerrcode, error->message) < MAX_FAULTS)
 		return error;
 	first = kappa_blame_find_merge(inquiry);
+	if (first == inquiry->nmessages)
+		return error;
 	message = &delivery->batch->messages[Max(first, 0)];
 	stop = palloc(sizeof(ErrorData));
 	*stop = *error;
