@@ -39,12 +39,10 @@
 void
 kappa_anchor_propose(KappaSource *source, int partition)
 {
-	if (source->anchor.offset[partition] >= 0 || source->last_timestamp[partition] < 0 ||
+	if (source->anchor.offset[partition] >= 0 || source->last.timestamp[partition] < 0 ||
 		bms_is_member(partition, source->unanchored))
 		return;
-	source->anchor.offset[partition] = source->last_offset[partition];
-	source->anchor.timestamp[partition] = source->last_timestamp[partition];
-	source->anchor.crc[partition] = source->last_crc[partition];
+	kappa_source_copy_message(&source->anchor, &source->last, partition);
 }
 
 /* A partition whose first message younger than the anchor lies before it; or -1. */

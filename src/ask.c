@@ -181,12 +181,14 @@ look_soon(KappaSource *source)
 static void
 judge_leaders(KappaSource *source, const Bitmapset *before)
 {
-	ErrorData error = kappa_ask_describe_leaderless(source, "The other partitions are read.");
-
 	if (!bms_is_empty(source->leaderless))
 		look_soon(source);
 	if (bms_overlap(before, source->leaderless))
+	{
+		ErrorData error = kappa_ask_describe_leaderless(source, "The other partitions are read.");
+
 		note_headless(source, &error);
+	}
 	note_all_leaders(source);
 }
 

@@ -58,7 +58,6 @@
 #include "view_callees.h"
 #include "view_flatten.h"
 
-
 /* Parameters that a query's meaning depends on, besides its text. */
 static const char *const pinned_settings[] = {
 	"search_path",

@@ -271,20 +271,14 @@ advance_position(KappaSource *source, KappaServed *served)
 static bool
 record_last_messages(KappaSource *source, KappaServed *served)
 {
-	KappaLastMessage last = {
-		.npartitions = source->npartitions,
-		.offset = source->last_offset,
-		.timestamp = source->last_timestamp,
-		.crc = source->last_crc,
-	};
-
 	if (!served->unrecorded && served->turn.messages + served->turn.letters == 0)
 		return false;
 	if (source->nmessages > 0 &&
 		!TimestampDifferenceExceeds(served->recorded_at, GetCurrentTimestamp(),
 									LAST_MESSAGE_INTERVAL_MS))
 		return false;
-	kappa_catalog_store_last_messages(served->view, served->version, source->name, &last);
+	kappa_catalog_store_last_messages(served->view, served->version, source->name,
+									  &source->last);
 	return true;
 }
 
@@ -405,11 +399,11 @@ note_last_messages(KappaSource *source)
 		KappaMessage *message = &source->messages[i];
 		int p = message->partition;
 
-		if (message->offset <= source->last_offset[p])
+		if (message->offset <= source->last.offset[p])
 			continue;
-		source->last_offset[p] = message->offset;
-		source->last_timestamp[p] = message->timestamp;
-		source->last_crc[p] = kappa_deliver_checksum(message);
+		source->last.offset[p] = message->offset;
+		source->last.timestamp[p] = message->timestamp;
+		source->last.crc[p] = kappa_deliver_checksum(message);
 		kappa_anchor_propose(source, p);
 	}
 }

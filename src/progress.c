@@ -68,7 +68,7 @@ report_view(KappaServed *served, bool ends_are_fresh)
 	KappaRunState state = judge_state(served, lag, ends_are_fresh);
 
 	kappa_shmem_view_publish(served->slot, source->npartitions,
-							 source->end, source->last_timestamp);
+							 source->end, source->last.timestamp);
 	if (served->troubled && has_recovered(served, lag))
 		kappa_worker_resume_view(served);
 	if (!served->troubled && state != served->state)

@@ -130,23 +130,35 @@ extend_array(int64 *array, int old, int new)
 	return array;
 }
 
+static void
+extend_messages(KappaLastMessage *messages, int n)
+{
+	if (messages->npartitions >= n)
+		return;
+	messages->offset = extend_array(messages->offset, messages->npartitions, n);
+	messages->timestamp = extend_array(messages->timestamp, messages->npartitions, n);
+	messages->crc = extend_array(messages->crc, messages->npartitions, n);
+	messages->npartitions = n;
+}
+
+void
+kappa_source_copy_message(KappaLastMessage *to, const KappaLastMessage *from, int partition)
+{
+	to->offset[partition] = from->offset[partition];
+	to->timestamp[partition] = from->timestamp[partition];
+	to->crc[partition] = from->crc[partition];
+}
+
 /* What a view is to compare, with room for all partitions. */
 static KappaLastMessage *
 get_check(KappaSource *source, KappaServed *served)
 {
 	KappaLastMessage *check = served->check;
-	int n = source->npartitions;
 	MemoryContext old = MemoryContextSwitchTo(served->context);
 
 	if (check == NULL)
 		served->check = check = palloc0(sizeof(KappaLastMessage));
-	if (check->npartitions < n)
-	{
-		check->offset = extend_array(check->offset, check->npartitions, n);
-		check->timestamp = extend_array(check->timestamp, check->npartitions, n);
-		check->crc = extend_array(check->crc, check->npartitions, n);
-		check->npartitions = n;
-	}
+	extend_messages(check, source->npartitions);
 	MemoryContextSwitchTo(old);
 	return check;
 }
@@ -166,11 +178,8 @@ check_again(KappaSource *source, KappaServed *served, const Bitmapset *partition
 	check = get_check(source, served);
 	for (int p = -1; (p = bms_next_member(partitions, p)) >= 0;)
 	{
-		if (check->offset[p] >= 0)
-			continue;
-		check->offset[p] = source->last_offset[p];
-		check->timestamp[p] = source->last_timestamp[p];
-		check->crc[p] = source->last_crc[p];
+		if (check->offset[p] < 0)
+			kappa_source_copy_message(check, &source->last, p);
 	}
 }
 
@@ -194,13 +203,7 @@ kappa_source_compare_anchor(KappaSource *source, int partition)
 	ListCell *lc;
 
 	foreach(lc, source->views)
-	{
-		KappaLastMessage *check = get_check(source, lfirst(lc));
-
-		check->offset[partition] = source->anchor.offset[partition];
-		check->timestamp[partition] = source->anchor.timestamp[partition];
-		check->crc[partition] = source->anchor.crc[partition];
-	}
+		kappa_source_copy_message(get_check(source, lfirst(lc)), &source->anchor, partition);
 	compare_again(source);
 }
 
@@ -405,12 +408,8 @@ set_partition_count(KappaSource *source, int n)
 		source->eof = extend_array(source->eof, source->npartitions, n);
 		source->fetched = extend_array(source->fetched, source->npartitions, n);
 		source->broker = extend_array(source->broker, source->npartitions, n);
-		source->last_offset = extend_array(source->last_offset, source->npartitions, n);
-		source->last_timestamp = extend_array(source->last_timestamp, source->npartitions, n);
-		source->last_crc = extend_array(source->last_crc, source->npartitions, n);
-		source->anchor.offset = extend_array(source->anchor.offset, source->npartitions, n);
-		source->anchor.timestamp = extend_array(source->anchor.timestamp, source->npartitions, n);
-		source->anchor.crc = extend_array(source->anchor.crc, source->npartitions, n);
+		extend_messages(&source->last, n);
+		extend_messages(&source->anchor, n);
 	}
 	source->npartitions = n;
 	MemoryContextSwitchTo(old);
@@ -593,11 +592,9 @@ take_last_messages(KappaSource *source, KappaServed *served)
 
 	for (int p = 0; check != NULL && p < Min(check->npartitions, source->npartitions); p++)
 	{
-		if (check->offset[p] <= source->last_offset[p])
+		if (check->offset[p] <= source->last.offset[p])
 			continue;
-		source->last_offset[p] = check->offset[p];
-		source->last_timestamp[p] = check->timestamp[p];
-		source->last_crc[p] = check->crc[p];
+		kappa_source_copy_message(&source->last, check, p);
 		kappa_anchor_propose(source, p);
 	}
 }

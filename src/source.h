@@ -55,13 +55,11 @@ typedef struct KappaSource
 	bool stale;   /* a view has not been told about the log yet */
 	int npartitions;
 	int64 *begin;
-	int64 *end;         /* as last seen */
-	int64 *eof;         /* offset of the last EOF event; -1: none since started */
-	int64 *fetched;     /* -1: the partition is not started */
-	int64 *broker;      /* that messages come from; -1: none has come since started */
-	int64 *last_offset; /* the last message delivered; -1: none */
-	int64 *last_timestamp;
-	int64 *last_crc;
+	int64 *end;              /* as last seen */
+	int64 *eof;              /* offset of the last EOF event; -1: none since started */
+	int64 *fetched;          /* -1: the partition is not started */
+	int64 *broker;           /* that messages come from; -1: none has come since started */
+	KappaLastMessage last;   /* delivered of each partition; offset -1: none */
 	KappaLastMessage anchor; /* messages that have to stay; see anchor.h */
 	Bitmapset *unanchored;   /* partitions that are not to have one */
 
@@ -147,6 +145,10 @@ extern void kappa_source_note_broker_trouble(KappaSource *source, const ErrorDat
  */
 extern void kappa_source_compare_anchor(KappaSource *source, int partition);
 extern void kappa_source_compare_moved(KappaSource *source);
+
+/* What is known of a partition's message; both have room for the partition. */
+extern void kappa_source_copy_message(KappaLastMessage *to, const KappaLastMessage *from,
+									  int partition);
 
 /* Partitions have another leader, or had none: nothing of it is to be applied before. */
 extern void kappa_source_note_moved(KappaSource *source, const Bitmapset *partitions);
