@@ -96,7 +96,7 @@ ask_all_ends_step(void *arg)
 	KappaSource *source = arg;
 	KafkaTopic *topic = kappa_ask_topic(source);
 
-	if (kappa_kafka_partition_count(topic) != source->npartitions)
+	if (kappa_kafka_partition_count(topic, NULL) != source->npartitions)
 		source->stale = true;
 	else
 		kappa_kafka_watermarks(topic, source->npartitions, NULL, source->end);
@@ -105,14 +105,9 @@ ask_all_ends_step(void *arg)
 /* ---- leaders ---- */
 
 void
-kappa_ask_find_leaderless(KappaSource *source)
+kappa_ask_note_leaderless(KappaSource *source, const Bitmapset *leaderless)
 {
-	Bitmapset *known = bms_add_range(NULL, 0, source->npartitions - 1);
-	Bitmapset *leaderless = kappa_kafka_find_leaderless(kappa_ask_topic(source));
 	MemoryContext old;
-
-	/* One that was added meanwhile is not read yet. */
-	leaderless = bms_int_members(leaderless, known);
 
 	/* A leader that comes back may lack what there was before. */
 	kappa_source_note_moved(source, bms_difference(source->leaderless, leaderless));
@@ -122,10 +117,17 @@ kappa_ask_find_leaderless(KappaSource *source)
 	MemoryContextSwitchTo(old);
 }
 
+/* Any broker can answer that. */
 static void
-find_leaderless_step(void *arg)
+ask_partitions_step(void *arg)
 {
-	kappa_ask_find_leaderless((KappaSource *) arg);
+	KappaSource *source = arg;
+	Bitmapset *leaderless;
+
+	if (kappa_kafka_partition_count(kappa_ask_topic(source), &leaderless) != source->npartitions)
+		source->stale = true;
+	else
+		kappa_ask_note_leaderless(source, leaderless);
 }
 
 ErrorData
@@ -227,7 +229,7 @@ judge_failed_question(KappaSource *source, ErrorData *error)
 			 errdetail_internal("%s", error->detail ? error->detail : "")));
 	if (source->unanswered_since == 0 && !kappa_connection_is_down(source->connection))
 		return;
-	other = kappa_ask_attempt(find_leaderless_step, source);
+	other = kappa_ask_attempt(ask_partitions_step, source);
 	if (other == NULL)
 		judge_silent_leader(source, error);
 	else
@@ -304,15 +306,6 @@ kappa_ask_check_connections(TimestampTz now)
 /* ---- the topic ---- */
 
 static void
-count_partitions_step(void *arg)
-{
-	KappaSource *source = arg;
-
-	if (kappa_kafka_partition_count(kappa_ask_topic(source)) != source->npartitions)
-		source->stale = true;
-}
-
-static void
 ask_for_anchors_step(void *arg)
 {
 	KappaSource *source = arg;
@@ -327,9 +320,7 @@ kappa_ask_about_topic(KappaSource *source, TimestampTz now)
 	ErrorData *error;
 
 	source->metadata_at = TimestampTzPlusMilliseconds(now, kappa_metadata_interval);
-	error = kappa_ask_attempt(count_partitions_step, source);
-	if (error == NULL && !source->stale)
-		error = kappa_ask_attempt(find_leaderless_step, source);
+	error = kappa_ask_attempt(ask_partitions_step, source);
 	if (error == NULL && !source->stale)
 		judge_leaders(source, before);
 	if (error == NULL && !source->stale && bms_is_empty(source->leaderless))

@@ -25,8 +25,8 @@ extern ErrorData *kappa_ask_attempt(void (*step)(void *arg), KappaSource *source
 /* The handle to ask through, which a fetch does not keep waiting; throws. */
 extern KafkaTopic *kappa_ask_topic(KappaSource *source);
 
-/* Ask which partitions have no leader; throws. */
-extern void kappa_ask_find_leaderless(KappaSource *source);
+/* Note which partitions have no leader. */
+extern void kappa_ask_note_leaderless(KappaSource *source, const Bitmapset *leaderless);
 
 /* What to say of them. */
 extern ErrorData kappa_ask_describe_leaderless(KappaSource *source, const char *detail);

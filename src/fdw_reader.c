@@ -131,7 +131,7 @@ kappa_reader_open(const KappaTable *table, KafkaConfig *config,
 	 * Ask before anything is started: partitions whose leader librdkafka does
 	 * not know yet begin half a second late.
 	 */
-	reader->npartitions = kappa_kafka_partition_count(reader->topic);
+	reader->npartitions = kappa_kafka_partition_count(reader->topic, NULL);
 	return reader;
 }
 

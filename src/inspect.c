@@ -465,7 +465,7 @@ ask_ends(StandbyWait *wait)
 	KafkaClient *client = kappa_kafka_open(wait->connection, false);
 	KafkaTopic *topic = kappa_kafka_topic(client, wait->table->topic);
 
-	wait->npartitions = kappa_kafka_partition_count(topic);
+	wait->npartitions = kappa_kafka_partition_count(topic, NULL);
 	wait->ends = palloc(Max(wait->npartitions, 1) * sizeof(int64));
 	kappa_kafka_watermarks(topic, wait->npartitions, NULL, wait->ends);
 	kappa_kafka_close(client);

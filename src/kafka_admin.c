@@ -227,35 +227,20 @@ try_metadata(Question *question, int32 *npartitions, Bitmapset **leaderless)
 	return err;
 }
 
-static int32
-ask_partitions(KafkaTopic *topic, Bitmapset **leaderless)
+int32
+kappa_kafka_partition_count(KafkaTopic *topic, Bitmapset **leaderless)
 {
 	Question question = ask(topic, "get the partitions of");
+	Bitmapset *found = NULL;
 	int32 npartitions = 0;
 	int err;
 
-	while ((err = try_metadata(&question, &npartitions, leaderless)) != 0)
+	while ((err = try_metadata(&question, &npartitions, &found)) != 0)
 		prepare_retry(&question, err, -1);
 	finish(&question);
-
+	if (leaderless != NULL)
+		*leaderless = found;
 	return npartitions;
-}
-
-int32
-kappa_kafka_partition_count(KafkaTopic *topic)
-{
-	Bitmapset *leaderless;
-
-	return ask_partitions(topic, &leaderless);
-}
-
-Bitmapset *
-kappa_kafka_find_leaderless(KafkaTopic *topic)
-{
-	Bitmapset *leaderless;
-
-	(void) ask_partitions(topic, &leaderless);
-	return leaderless;
 }
 
 /*

@@ -22,11 +22,11 @@
 
 #include "kafka_client.h"
 
-/* Number of partitions.  Throws 42P01-like (undefined_object, 42704) if there is no such topic. */
-extern int32 kappa_kafka_partition_count(KafkaTopic *topic);
-
-/* The partitions that have no leader.  Throws likewise. */
-extern Bitmapset *kappa_kafka_find_leaderless(KafkaTopic *topic);
+/*
+ * Number of partitions; leaderless, if it is not NULL, gets those that have no
+ * leader.  Throws undefined_object, 42704, if there is no such topic.
+ */
+extern int32 kappa_kafka_partition_count(KafkaTopic *topic, Bitmapset **leaderless);
 
 /*
  * First and end offset of partitions 0 .. n-1; end is the next offset that a

@@ -351,7 +351,7 @@ kappa_replay_plan(const KappaView *view, const KappaTable *table, const KappaSta
 	kappa_options_check_reader(table, view->owner);
 	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, view->owner), false);
 	topic = kappa_kafka_topic(client, table->topic);
-	npartitions = kappa_kafka_partition_count(topic);
+	npartitions = kappa_kafka_partition_count(topic, NULL);
 	if (start != NULL || strcmp(position->topic, table->topic) != 0)
 		position->npartitions = 0; /* another beginning, or another log */
 	plan = make_plan(Max(position->npartitions, npartitions));

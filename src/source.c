@@ -447,11 +447,13 @@ ask_partitions_step(void *arg)
 {
 	KappaSource *source = arg;
 	KappaConnection *connection = get_connection(source);
+	Bitmapset *leaderless;
 
 	source->connection = connection;
 	source->topic = kappa_kafka_topic(connection->client, source->name);
-	set_partition_count(source, kappa_kafka_partition_count(kappa_ask_topic(source)));
-	kappa_ask_find_leaderless(source);
+	set_partition_count(source,
+						kappa_kafka_partition_count(kappa_ask_topic(source), &leaderless));
+	kappa_ask_note_leaderless(source, leaderless);
 }
 
 /* Ask all leaders; throws. */

@@ -157,7 +157,7 @@ open_topic(const Verification *v, KafkaClient **client, int *npartitions)
 	*client = kappa_kafka_open(kappa_options_get_connection(v->table->serverid, v->view->owner),
 							   false);
 	topic = kappa_kafka_topic(*client, v->table->topic);
-	*npartitions = kappa_kafka_partition_count(topic);
+	*npartitions = kappa_kafka_partition_count(topic, NULL);
 	return topic;
 }
 

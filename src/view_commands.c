@@ -437,7 +437,7 @@ check_resumable(const KappaView *view)
 	client = kappa_kafka_open(kappa_options_get_connection(applier->serverid, applier->owner),
 							  false);
 	topic = kappa_kafka_topic(client, applier->topic);
-	n = kappa_kafka_partition_count(topic);
+	n = kappa_kafka_partition_count(topic, NULL);
 	begin = palloc(Max(n, 1) * sizeof(int64));
 	end = palloc(Max(n, 1) * sizeof(int64));
 	kappa_kafka_watermarks(topic, n, begin, end);
@@ -525,7 +525,7 @@ count_partitions(const KappaView *view, const KappaPosition *position)
 	table = kappa_options_get_table(version->source);
 	kappa_options_check_reader(table, view->owner);
 	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, view->owner), false);
-	n = kappa_kafka_partition_count(kappa_kafka_topic(client, table->topic));
+	n = kappa_kafka_partition_count(kappa_kafka_topic(client, table->topic), NULL);
 	kappa_kafka_close(client);
 	return n;
 }

@@ -66,7 +66,7 @@ kappa_start_resolve(const KappaStart *start, KafkaTopic *topic, int *npartitions
 	if (start->kind == KAPPA_START_EARLIEST)
 		return NULL;
 
-	*npartitions = kappa_kafka_partition_count(topic);
+	*npartitions = kappa_kafka_partition_count(topic, NULL);
 	offsets = palloc(Max(*npartitions, 1) * sizeof(int64));
 	if (start->kind == KAPPA_START_LATEST)
 		kappa_kafka_watermarks(topic, *npartitions, NULL, offsets);
