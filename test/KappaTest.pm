@@ -60,6 +60,7 @@ our @EXPORT = qw(
   load_messages
   new_node
   ok_view
+  ok_view_state
   open_transaction
   orders
   produce
@@ -576,6 +577,28 @@ sub ok_view
 	$difference = verify_view($node, $view, %options) if $difference eq '';
 	return no_difference($options{name} // "$view has the rows of its query",
 		$difference);
+}
+
+=pod
+
+=head2 ok_view_state($node, $view, $state, $reason, $name)
+
+A test: the view gets into a state, for a reason that matches a regular
+expression of PostgreSQL's.
+
+=cut
+
+sub ok_view_state
+{
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my ($node, $view, $state, $reason, $name) = @_;
+	my $where = "FROM kappa.views WHERE view = '$view'::regclass";
+	my $quoted = $reason =~ s/'/''/gr;
+
+	return ok(wait_for($node, "SELECT state, coalesce(reason, '') ~ '$quoted' $where", "$state|t"),
+		$name // "$view is $state" . ($reason ? ": $reason" : ''))
+	  || diag($node->safe_psql('postgres', "SELECT state, sqlstate, reason $where"));
 }
 
 # What kappa.verify() finds; empty if nothing.

@@ -41,13 +41,9 @@ sub make_view
 
 sub ok_state
 {
-	my ($view, $state, $reason, $name) = @_;
-	my $where = "FROM kappa.views WHERE view = '$view'::regclass";
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	$reason =~ s/'/''/g;
-	return ok( wait_for($node, "SELECT state, coalesce(reason, '') ~ '$reason' $where", "$state|t"),
-		$name)
-	  || diag(sql("SELECT state, sqlstate, reason $where"));
+	return ok_view_state($node, @_);
 }
 
 sub ok_rows

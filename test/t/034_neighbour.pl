@@ -25,13 +25,9 @@ sub sql { return $node->safe_psql('postgres', @_); }
 
 sub state_becomes
 {
-	my ($view, $state, $reason, $name) = @_;
-	return ok(
-		wait_for(
-			$node,
-			"SELECT state, coalesce(reason, '') ~ '$reason' FROM kappa.views WHERE view = '$view'::regclass",
-			"$state|t"),
-		$name);
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return ok_view_state($node, @_);
 }
 
 my $sent = 0;

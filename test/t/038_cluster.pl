@@ -23,12 +23,9 @@ sub sql { return $node->safe_psql('postgres', @_); }
 
 sub ok_state
 {
-	my ($view, $state, $reason, $name) = @_;
-	my $where = "FROM kappa.views WHERE view = '$view'::regclass";
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	$reason =~ s/'/''/g;
-	return ok(wait_for($node, "SELECT state, coalesce(reason, '') ~ '$reason' $where", "$state|t"), $name)
-	  || diag(sql("SELECT state, reason $where"));
+	return ok_view_state($node, @_);
 }
 
 my %sent;

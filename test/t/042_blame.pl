@@ -17,10 +17,7 @@ sub state_becomes
 {
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	my ($view, $state, $reason, $name) = @_;
-	return ok(
-		wait_for($node, "SELECT state = '$state' AND coalesce(reason, '') ~ '$reason' FROM kappa.views WHERE view = '$view'::regclass"),
-		$name // "$view is $state: $reason");
+	return ok_view_state($node, @_);
 }
 
 sub letters

@@ -27,14 +27,9 @@ sub sql { return $node->safe_psql('postgres', @_); }
 # Wait for what kappa.views says of a view.
 sub state_becomes
 {
-	my ($view, $state, $reason, $name) = @_;
-
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return ok(
-		wait_for($node,
-			"SELECT state = '$state' AND coalesce(reason, '') ~ '$reason' "
-			  . "FROM kappa.views WHERE view = '$view'::regclass"),
-		$name // "$view is $state" . ($reason ? ": $reason" : ''));
+
+	return ok_view_state($node, @_);
 }
 
 sub numbers
