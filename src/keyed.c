@@ -9,6 +9,11 @@
  * one scan serves all rows of a statement, and a row is updated as it was
  * found; should somebody else have changed it after all, that is an error.
  *
+ * Nor are pages pruned as often.  A heap does that whenever it reads a page that
+ * is fuller than fillfactor asks: where rows far apart are updated, once for
+ * each row, which looks at all rows of the page and costs as much as the update.
+ * Here a page is pruned when it is so full that versions would have to leave it.
+ *
  * IDENTIFICATION
  *	  src/keyed.c
  *
@@ -16,6 +21,7 @@
  */
 #include "postgres.h"
 
+#include "access/heapam.h"
 #include "access/relscan.h"
 #include "access/stratnum.h"
 #include "access/table.h"
@@ -55,6 +61,7 @@ kappa_keyed_is_possible(Oid relid)
 	Relation rel = table_open(relid, NoLock);
 	TupleConstr *constraints = rel->rd_att->constr;
 	bool possible = rel->rd_rel->relkind == RELKIND_RELATION &&
+					rel->rd_tableam == GetHeapamTableAmRoutine() &&
 					!rel->rd_rel->relispartition && rel->rd_rules == NULL && !has_trigger(rel) &&
 					(constraints == NULL || !constraints->has_generated_stored) &&
 					check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
@@ -114,6 +121,9 @@ make_conditions(KappaKeyed *table, Relation index)
 
 /* ---- opening and closing ---- */
 
+/* What a heap leaves free in a page before it prunes one without a fillfactor. */
+#define LEAST_ROOM (BLCKSZ / 10)
+
 KappaKeyed *
 kappa_keyed_open(Oid relid, const Bitmapset *key)
 {
@@ -131,6 +141,8 @@ kappa_keyed_open(Oid relid, const Bitmapset *key)
 	table->snapshot = GetActiveSnapshot();
 	table->command = GetCurrentCommandId(true);
 	table->nblocks = RelationGetNumberOfBlocks(table->rel);
+	table->buffer = InvalidBuffer;
+	table->room = LEAST_ROOM;
 
 	index = get_key_index(table->result, key);
 	make_conditions(table, index);
@@ -144,6 +156,8 @@ kappa_keyed_close(KappaKeyed *table)
 	index_endscan(table->scan);
 	ExecDropSingleTupleTableSlot(table->row);
 	ExecDropSingleTupleTableSlot(table->found);
+	if (BufferIsValid(table->buffer))
+		ReleaseBuffer(table->buffer);
 	ExecCloseIndices(table->result);
 	FreeExecutorState(table->estate);
 	table_close(table->rel, NoLock);
@@ -165,6 +179,39 @@ kappa_keyed_end_row(KappaKeyed *table)
 }
 
 /* ---- finding ---- */
+
+/* Read the page of a row, and prune it if the next version may not fit. */
+static void
+read_page(KappaKeyed *table, BlockNumber block)
+{
+	table->buffer = ReleaseAndReadBuffer(table->buffer, table->rel, block);
+	if (PageGetHeapFreeSpace(BufferGetPage(table->buffer)) < table->room)
+		heap_page_prune_opt(table->rel, table->buffer);
+}
+
+/*
+ * Fetch the version of the row at tid that the snapshot sees.  all_dead is set
+ * to whether nobody sees one any more.
+ */
+static bool
+fetch_version(KappaKeyed *table, const ItemPointerData *tid, bool *all_dead)
+{
+	HeapTuple tuple = &((BufferHeapTupleTableSlot *) table->found)->base.tupdata;
+	ItemPointerData version = *tid;
+	bool found;
+
+	read_page(table, ItemPointerGetBlockNumber(tid));
+	LockBuffer(table->buffer, BUFFER_LOCK_SHARE);
+	found = heap_hot_search_buffer(&version, table->rel, table->buffer, table->snapshot, tuple,
+								   all_dead, true);
+	LockBuffer(table->buffer, BUFFER_LOCK_UNLOCK);
+	if (!found)
+		return false;
+	table->found->tts_tableOid = RelationGetRelid(table->rel);
+	ExecStoreBufferHeapTuple(tuple, table->found, table->buffer);
+	table->room = Max(table->room, MAXALIGN(tuple->t_len) + sizeof(ItemIdData));
+	return true;
+}
 
 static AttrNumber
 get_column(const KappaKeyed *table, int keyno)
@@ -195,11 +242,9 @@ has_same_key(KappaKeyed *table)
 static bool
 find_at(KappaKeyed *table, ItemPointer place)
 {
-	ItemPointerData tid = *place;
-	BlockNumber block = ItemPointerGetBlockNumberNoCheck(&tid);
-	bool more = false;
+	BlockNumber block = ItemPointerGetBlockNumberNoCheck(place);
 
-	if (!ItemPointerIsValid(&tid))
+	if (!ItemPointerIsValid(place))
 		return false;
 	if (block >= table->nblocks)
 	{
@@ -207,9 +252,7 @@ find_at(KappaKeyed *table, ItemPointer place)
 		if (block >= table->nblocks)
 			return false;
 	}
-	return table_index_fetch_tuple(table->scan->xs_heapfetch, &tid, table->snapshot, table->found,
-								   &more, NULL) &&
-		   has_same_key(table);
+	return fetch_version(table, place, NULL) && has_same_key(table);
 }
 
 bool
@@ -237,7 +280,7 @@ kappa_keyed_find(KappaKeyed *table, ItemPointer place)
 	while ((tid = index_getnext_tid(table->scan, ForwardScanDirection)) != NULL)
 	{
 		*place = *tid;
-		if (index_fetch_heap(table->scan, table->found))
+		if (fetch_version(table, tid, &table->scan->kill_prior_tuple))
 			return true;
 	}
 	ItemPointerSetInvalid(place);

@@ -15,6 +15,7 @@
 #include "access/skey.h"
 #include "nodes/bitmapset.h"
 #include "nodes/execnodes.h"
+#include "storage/buf.h"
 
 /* A table that is open for one statement. */
 typedef struct KappaKeyed
@@ -29,6 +30,8 @@ typedef struct KappaKeyed
 	Snapshot snapshot;
 	CommandId command;
 	BlockNumber nblocks; /* there are at least so many */
+	Buffer buffer;       /* the last page that was read, pinned, or invalid */
+	Size room;           /* bytes that the largest version needs in a page */
 	IndexScanDesc scan;
 	int nkeys;
 	ScanKeyData equal[INDEX_MAX_KEYS]; /* conditions on the index, without values */
@@ -36,7 +39,7 @@ typedef struct KappaKeyed
 
 /*
  * Whether kappa_keyed_open() may be used: false if somebody has made the table
- * more than a table with indexes and constraints, triggers for one.  The caller
+ * more than a heap with indexes and constraints, triggers for one.  The caller
  * holds a lock on it.
  */
 extern bool kappa_keyed_is_possible(Oid relid);

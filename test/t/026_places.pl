@@ -53,6 +53,24 @@ go_on('known rows');
 unlike(merge_of('means'), qr/ON CONFLICT/, 'rows are written in place');
 is(sql(q(SELECT count(*) FROM means WHERE k IS NULL)), 1, 'one row has no key');
 
+# Versions that nobody sees make room for the next ones.
+sub pages
+{
+	return sql(q(SELECT sum(pg_relation_size(relid)) / 8192 FROM pg_stat_user_tables WHERE relname ~ '^means'));
+}
+
+my $pages = pages();
+sql('ALTER TABLE means SET (autovacuum_enabled = off)');
+sql('ALTER TABLE kappa_state.means_v1_state SET (autovacuum_enabled = off)');
+foreach (1 .. 20)
+{
+	produce('events', messages(++$round));
+	sql("SELECT kappa.wait_for('means')");
+}
+ok_view($node, $_, name => "$_: after 20 batches") foreach qw(means shown);
+ok(wait_for($node, q(SELECT sum(n_tup_upd) > 2 * 20 * 201 FROM pg_stat_user_tables WHERE relname ~ '^means'), 't'), 'rows were updated again and again');
+cmp_ok(pages(), '<=', 2 * $pages, 'in tables that do not grow with that');
+
 # An index on a value, so that no row stays where it is.
 sql('CREATE INDEX ON means (a); CREATE INDEX ON shown (a)');
 go_on("moved, $_") foreach 1 .. 2;
