@@ -68,7 +68,7 @@ struct KappaApplierPrivate
 	List *lookups;      /* OIDs of ordinary tables that the query reads */
 	List *views;        /* OIDs of SQL views through which it reads the topic */
 	bool appends;       /* rows of the delta are inserted as they are */
-	KappaPlaces places; /* of an aggregate with a companion and a key */
+	KappaPlaces places; /* without a key if place.h does not keep the view */
 	KappaVersion *version;
 	MemoryContext statement_context;
 	KappaStatements *statements; /* in statement_context; NULL until needed */
@@ -244,6 +244,25 @@ find_columns(Oid target, const KappaShape *shape)
 	return columns;
 }
 
+/* Views that place.h keeps: those that have statements for it. */
+static void
+set_places(struct KappaApplierPrivate *own, const KappaShape *shape)
+{
+	KappaVersion *version = own->version;
+	bool aggregate = shape->root->kind == KAPPA_NODE_AGGREGATE;
+
+	if (shape->key == NIL || (shape->needs_companion && !aggregate))
+		return;
+	own->places.target = version->target;
+	own->places.columns = find_columns(version->target, shape);
+	own->places.key = shape->key;
+	own->places.companion = version->companion;
+	own->places.nstates = shape->needs_companion
+							  ? list_length(shape->root->states)
+							  : list_length(shape->outputs) - list_length(shape->key);
+	own->places.changelog = shape->scan->changelog;
+}
+
 /* Analyse the definition and fill what follows from it. */
 static void
 load_definition(KappaApplier *applier)
@@ -279,10 +298,7 @@ load_definition(KappaApplier *applier)
 	check_fingerprint(applier, table);
 
 	own->appends = shape->key == NIL && shape->root->kind != KAPPA_NODE_AGGREGATE;
-	if (shape->needs_companion && shape->root->kind == KAPPA_NODE_AGGREGATE && shape->key != NIL)
-		own->places = (KappaPlaces){ version->target, find_columns(version->target, shape),
-									 shape->key, version->companion,
-									 list_length(shape->root->states) };
+	set_places(own, shape);
 	own->lookups = shape->scan->lookups;
 	own->relations = list_concat_copy(shape->scan->lookups, own->views);
 	own->relations = lappend_oid(own->relations, applier->view);
@@ -568,8 +584,8 @@ run_places(KappaApplier *applier, int class)
 		elog(ERROR, "could not register relation \"%s\"", KAPPA_FOUND);
 	find = get_plan(applier, &own->find[class], own->statements->find, false);
 	place = get_plan(applier, &own->place[class], own->statements->place, false);
-	rows = run_into(applier, find, kappa_place_create_finder(places, found));
-	(void) run_into(applier, place, kappa_place_create_writer(places));
+	(void) run_into(applier, find, kappa_place_create_finder(places, found));
+	rows = run_into(applier, place, kappa_place_create_writer(places));
 	tuplestore_end(found->reldata);
 	return rows;
 }

@@ -168,8 +168,11 @@ kappa_sql_explain(PG_FUNCTION_ARGS)
 	append_statement(&buf, "query", kappa_definition_get_text(version->definition, true));
 	append_statement(&buf, "delta: the query over one batch of messages", statements->delta);
 	if (statements->place != NULL && kappa_keyed_is_possible(version->target))
-		append_statement(&buf, "merge: what is run for each batch, live and in a replay, when each row of the delta has\n"
-							   "-- been looked up in the companion (\"kappa found\"); its rows replace those of their keys in both tables",
+		append_statement(&buf,
+						 psprintf("merge: what is run for each batch, live and in a replay, when each row of the delta has\n"
+								  "-- been looked up in the %s (\"kappa found\"); its rows replace those of their keys %s",
+								  shape->needs_companion ? "companion" : "view",
+								  shape->needs_companion ? "in both tables" : "there"),
 						 statements->place);
 	else
 		append_statement(&buf, "merge: what is run for each batch, live and in a replay", statements->merge);

@@ -3,7 +3,7 @@
  * place.c
  *	  Find what is kept for the keys of a batch, and put what comes out of it there
  *
- * The companion remembers where the row of its key is in the view's table, so
+ * A companion remembers where the row of its key is in the view's table, so
  * that only one of them is searched.  A row stays in its place while there is
  * room for its next version in the page, and the key that is found there is
  * compared: after VACUUM FULL, say, the index is asked again.
@@ -102,39 +102,80 @@ typedef struct Finder
 {
 	DestReceiver pub;
 	KappaPlaces places;
-	KappaKeyed *companion;
+	KappaKeyed *table;
+	AttrNumber *columns; /* of the table: those of the key, and of the states */
 	Tuplestorestate *store;
-	TupleDesc columns;
+	TupleDesc type;
 	Datum *values;
 	bool *isnull;
 } Finder;
 
-/* The companion's columns, those of states twice, and where both rows are. */
-static TupleDesc
-make_found_columns(const KappaPlaces *places)
+/* Where the table that is searched has the key, and then the states. */
+static AttrNumber *
+get_columns(const KappaPlaces *places)
 {
-	Relation rel = table_open(places->companion, NoLock);
+	int nkeys = list_length(places->key);
+	AttrNumber *columns = palloc((nkeys + places->nstates) * sizeof(AttrNumber));
+	int n = 0;
+	ListCell *lc;
+
+	if (OidIsValid(places->companion))
+	{
+		for (; n < nkeys + places->nstates; n++)
+			columns[n] = n + 1;
+		return columns;
+	}
+	foreach(lc, places->key)
+		columns[n++] = get_target_column(places, lfirst_int(lc));
+	foreach(lc, places->columns)
+		if (!list_member_int(places->key, foreach_current_index(lc) + 1))
+			columns[n++] = lfirst_int(lc);
+	return columns;
+}
+
+/* The companion has the columns that it was made with. */
+static void
+check_companion(Relation rel, const KappaPlaces *places)
+{
+	int ncolumns = list_length(places->key) + places->nstates + 1;
+
+	if (RelationGetNumberOfAttributes(rel) != ncolumns)
+		report_altered(rel);
+	check_column(rel, ncolumns, TIDOID);
+}
+
+static TupleDesc
+make_found_type(const KappaPlaces *places)
+{
+	bool companion = OidIsValid(places->companion);
+	Relation rel = table_open(companion ? places->companion : places->target, NoLock);
+	AttrNumber *columns = get_columns(places);
 	int nkeys = list_length(places->key);
 	int nstates = places->nstates;
-	TupleDesc columns = CreateTemplateTupleDesc(nkeys + 2 * nstates + 2);
+	AttrNumber attno = nkeys + nstates;
+	TupleDesc type = CreateTemplateTupleDesc(nkeys + 2 * nstates + places->changelog +
+											 companion + 1);
 
-	if (RelationGetNumberOfAttributes(rel) != nkeys + nstates + 1)
-		report_altered(rel);
-	check_column(rel, nkeys + nstates + 1, TIDOID);
-	for (int i = 1; i <= nkeys + nstates; i++)
-		TupleDescCopyEntry(columns, i, RelationGetDescr(rel), i);
-	for (int i = 1; i <= nstates; i++)
+	if (companion)
+		check_companion(rel, places);
+	for (int i = 0; i < nkeys + nstates; i++)
 	{
-		AttrNumber attno = nkeys + nstates + i;
-
-		TupleDescCopyEntry(columns, attno, RelationGetDescr(rel), nkeys + i);
-		namestrcpy(&TupleDescAttr(columns, attno - 1)->attname,
-				   psprintf(KAPPA_COLUMN_OLD, i));
+		if (columns[i] < 1)
+			report_altered(rel);
+		TupleDescCopyEntry(type, i + 1, RelationGetDescr(rel), columns[i]);
 	}
-	TupleDescInitEntry(columns, columns->natts - 1, KAPPA_COLUMN_STORED, TIDOID, -1, 0);
-	TupleDescInitEntry(columns, columns->natts, KAPPA_COLUMN_SHOWN, TIDOID, -1, 0);
+	if (places->changelog)
+		TupleDescInitEntry(type, ++attno, KAPPA_COLUMN_KEEP, BOOLOID, -1, 0);
+	for (int i = 0; i < nstates; i++)
+	{
+		TupleDescCopyEntry(type, ++attno, RelationGetDescr(rel), columns[nkeys + i]);
+		namestrcpy(&TupleDescAttr(type, attno - 1)->attname, psprintf(KAPPA_COLUMN_OLD, i + 1));
+	}
+	if (companion)
+		TupleDescInitEntry(type, ++attno, KAPPA_COLUMN_STORED, TIDOID, -1, 0);
+	TupleDescInitEntry(type, ++attno, KAPPA_COLUMN_SHOWN, TIDOID, -1, 0);
 	table_close(rel, NoLock);
-	return columns;
+	return type;
 }
 
 EphemeralNamedRelation
@@ -144,56 +185,62 @@ kappa_place_make_relation(const KappaPlaces *places, const char *name)
 
 	relation->md.name = pstrdup(name);
 	relation->md.reliddesc = InvalidOid;
-	relation->md.tupdesc = make_found_columns(places);
+	relation->md.tupdesc = make_found_type(places);
 	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
 	relation->md.enrtuples = 1000;
 	relation->reldata = tuplestore_begin_heap(false, false, work_mem);
 	return relation;
 }
 
-/* Put what the companion has of a key into a row of the relation. */
+/* Put what was found of a key into a row of the relation, from column n on. */
 static void
-add_found(Finder *finder)
+add_found(Finder *finder, int n)
 {
-	TupleTableSlot *found = finder->companion->found;
+	TupleTableSlot *found = finder->table->found;
 	int nkeys = list_length(finder->places.key);
-	int nstates = finder->places.nstates;
-	Datum *values = finder->values + nkeys + nstates;
-	bool *isnull = finder->isnull + nkeys + nstates;
 
 	slot_getallattrs(found);
-	memcpy(values, found->tts_values + nkeys, nstates * sizeof(Datum));
-	memcpy(isnull, found->tts_isnull + nkeys, nstates * sizeof(bool));
-	values[nstates] = PointerGetDatum(&found->tts_tid);
-	isnull[nstates] = false;
-	values[nstates + 1] = found->tts_values[nkeys + nstates];
-	isnull[nstates + 1] = found->tts_isnull[nkeys + nstates];
+	for (int i = 0; i < finder->places.nstates; i++, n++)
+	{
+		finder->values[n] = found->tts_values[finder->columns[nkeys + i] - 1];
+		finder->isnull[n] = found->tts_isnull[finder->columns[nkeys + i] - 1];
+	}
+	finder->values[n] = PointerGetDatum(&found->tts_tid);
+	finder->isnull[n++] = false;
+	if (OidIsValid(finder->places.companion))
+	{
+		finder->values[n] = found->tts_values[nkeys + finder->places.nstates];
+		finder->isnull[n] = found->tts_isnull[nkeys + finder->places.nstates];
+	}
 
 	/* Of keys that are equal and not the same, the first one stays. */
-	memcpy(finder->values, found->tts_values, nkeys * sizeof(Datum));
+	for (int i = 0; i < nkeys; i++)
+		finder->values[i] = found->tts_values[finder->columns[i] - 1];
 }
 
 static bool
 find_row(TupleTableSlot *row, DestReceiver *self)
 {
 	Finder *finder = (Finder *) self;
-	KappaKeyed *companion = finder->companion;
-	int nkeys = list_length(finder->places.key);
-	int ncolumns = nkeys + finder->places.nstates;
+	KappaKeyed *table = finder->table;
+	int ncolumns = row->tts_tupleDescriptor->natts;
 	ItemPointerData place;
 
 	slot_getallattrs(row);
 	memcpy(finder->values, row->tts_values, ncolumns * sizeof(Datum));
 	memcpy(finder->isnull, row->tts_isnull, ncolumns * sizeof(bool));
-	kappa_keyed_begin_row(companion);
-	memcpy(companion->row->tts_values, row->tts_values, nkeys * sizeof(Datum));
-	memcpy(companion->row->tts_isnull, row->tts_isnull, nkeys * sizeof(bool));
+	kappa_keyed_begin_row(table);
+	for (int i = 0; i < list_length(finder->places.key); i++)
+	{
+		table->row->tts_values[finder->columns[i] - 1] = row->tts_values[i];
+		table->row->tts_isnull[finder->columns[i] - 1] = row->tts_isnull[i];
+	}
 	ItemPointerSetInvalid(&place);
-	if (kappa_keyed_find(companion, &place))
-		add_found(finder);
+	if (kappa_keyed_find(table, &place))
+		add_found(finder, ncolumns);
 	else
-		memset(finder->isnull + ncolumns, true, finder->columns->natts - ncolumns);
-	tuplestore_putvalues(finder->store, finder->columns, finder->values, finder->isnull);
+		memset(finder->isnull + ncolumns, true, finder->type->natts - ncolumns);
+	tuplestore_putvalues(finder->store, finder->type, finder->values, finder->isnull);
 	return true;
 }
 
@@ -201,22 +248,23 @@ static void
 start_finder(DestReceiver *self, int operation, TupleDesc type)
 {
 	Finder *finder = (Finder *) self;
-	int ncolumns = finder->columns->natts;
+	const KappaPlaces *places = &finder->places;
+	int ncolumns = list_length(places->key) + places->nstates;
 
-	if (type->natts != list_length(finder->places.key) + finder->places.nstates)
-		elog(ERROR, "a delta has %d columns, not %d", type->natts,
-			 list_length(finder->places.key) + finder->places.nstates);
-	finder->values = palloc0(ncolumns * sizeof(Datum));
-	finder->isnull = palloc0(ncolumns * sizeof(bool));
-	finder->companion = open_companion(&finder->places);
-	for (int i = 0; i < type->natts; i++)
-		check_column(finder->companion->rel, i + 1, TupleDescAttr(type, i)->atttypid);
+	if (type->natts != ncolumns + places->changelog)
+		elog(ERROR, "a delta has %d columns, not %d", type->natts, ncolumns + places->changelog);
+	finder->values = palloc0(finder->type->natts * sizeof(Datum));
+	finder->isnull = palloc0(finder->type->natts * sizeof(bool));
+	finder->columns = get_columns(places);
+	finder->table = OidIsValid(places->companion) ? open_companion(places) : open_target(places);
+	for (int i = 0; i < ncolumns; i++)
+		check_column(finder->table->rel, finder->columns[i], TupleDescAttr(type, i)->atttypid);
 }
 
 static void
 finish_finder(DestReceiver *self)
 {
-	kappa_keyed_close(((Finder *) self)->companion);
+	kappa_keyed_close(((Finder *) self)->table);
 }
 
 static void
@@ -236,7 +284,7 @@ kappa_place_create_finder(const KappaPlaces *places, EphemeralNamedRelation rela
 	finder->pub.rDestroy = destroy_receiver;
 	finder->pub.mydest = DestNone;
 	finder->places = *places;
-	finder->columns = relation->md.tupdesc;
+	finder->type = relation->md.tupdesc;
 	finder->store = relation->reldata;
 	return &finder->pub;
 }
@@ -248,8 +296,32 @@ typedef struct Writer
 	DestReceiver pub;
 	KappaPlaces places;
 	KappaKeyed *target;
-	KappaKeyed *companion;
+	KappaKeyed *companion; /* or NULL */
 } Writer;
+
+/*
+ * Find the row of a key.  A companion has only said where it probably is, and
+ * its key may be written otherwise.
+ */
+static bool
+find_shown(Writer *writer, ItemPointer place)
+{
+	KappaKeyed *target = writer->target;
+	ListCell *lc;
+
+	if (writer->companion == NULL)
+		return ItemPointerIsValid(place);
+	if (!kappa_keyed_find(target, place))
+		return false;
+	foreach(lc, writer->places.key)
+	{
+		AttrNumber column = get_target_column(&writer->places, lfirst_int(lc));
+		bool *isnull = &target->row->tts_isnull[column - 1];
+
+		target->row->tts_values[column - 1] = slot_getattr(target->found, column, isnull);
+	}
+	return true;
+}
 
 /* Bring the view's table to a row, and say where it is. */
 static void
@@ -258,6 +330,7 @@ write_row(Writer *writer, TupleTableSlot *row, bool keep, ItemPointer place)
 	KappaKeyed *target = writer->target;
 	Datum *values = target->row->tts_values;
 	bool *isnull = target->row->tts_isnull;
+	ItemPointerData tid;
 	ListCell *lc;
 	bool found;
 
@@ -268,28 +341,20 @@ write_row(Writer *writer, TupleTableSlot *row, bool keep, ItemPointer place)
 		values[lfirst_int(lc) - 1] = row->tts_values[foreach_current_index(lc)];
 		isnull[lfirst_int(lc) - 1] = row->tts_isnull[foreach_current_index(lc)];
 	}
-	found = kappa_keyed_find(target, place);
+	found = find_shown(writer, place);
+	tid = writer->companion != NULL ? target->found->tts_tid : *place;
 	if (!keep)
 	{
 		if (found)
-			kappa_keyed_delete(target, &target->found->tts_tid);
+			kappa_keyed_delete(target, &tid);
 		ItemPointerSetInvalid(place);
 		return;
 	}
-	if (!found)
-	{
-		kappa_keyed_end_row(target);
-		kappa_keyed_insert(target, place);
-		return;
-	}
-	foreach(lc, writer->places.key)
-	{
-		AttrNumber column = get_target_column(&writer->places, lfirst_int(lc));
-
-		values[column - 1] = slot_getattr(target->found, column, &isnull[column - 1]);
-	}
 	kappa_keyed_end_row(target);
-	kappa_keyed_update(target, &target->found->tts_tid, place);
+	if (found)
+		kappa_keyed_update(target, &tid, place);
+	else
+		kappa_keyed_insert(target, place);
 }
 
 /* Likewise the companion. */
@@ -331,10 +396,13 @@ receive_row(TupleTableSlot *row, DestReceiver *self)
 	ItemPointerData place;
 
 	slot_getallattrs(row);
-	stored = get_tid(row, natts - 2);
 	place = get_tid(row, natts - 1);
 	write_row(writer, row, DatumGetBool(row->tts_values[natts - 1]), &place);
-	write_states(writer, row, &stored, &place);
+	if (writer->companion != NULL)
+	{
+		stored = get_tid(row, natts - 2);
+		write_states(writer, row, &stored, &place);
+	}
 	return true;
 }
 
@@ -349,6 +417,8 @@ check_types(const Writer *writer, TupleDesc type)
 	for (int i = 0; i < noutputs; i++)
 		check_column(writer->target->rel, get_target_column(&writer->places, i + 1),
 					 TupleDescAttr(type, i)->atttypid);
+	if (writer->companion == NULL)
+		return;
 	foreach(lc, writer->places.key)
 		check_column(writer->companion->rel, foreach_current_index(lc) + 1,
 					 TupleDescAttr(type, lfirst_int(lc) - 1)->atttypid);
@@ -361,12 +431,15 @@ static void
 start_writer(DestReceiver *self, int operation, TupleDesc type)
 {
 	Writer *writer = (Writer *) self;
+	const KappaPlaces *places = &writer->places;
+	int natts = list_length(places->columns) + 2;
 
-	if (type->natts != list_length(writer->places.columns) + writer->places.nstates + 3)
-		elog(ERROR, "a merge has %d columns, not %d", type->natts,
-			 list_length(writer->places.columns) + writer->places.nstates + 3);
-	writer->target = open_target(&writer->places);
-	writer->companion = open_companion(&writer->places);
+	if (OidIsValid(places->companion))
+		natts += places->nstates + 1;
+	if (type->natts != natts)
+		elog(ERROR, "a merge has %d columns, not %d", type->natts, natts);
+	writer->target = open_target(places);
+	writer->companion = OidIsValid(places->companion) ? open_companion(places) : NULL;
 	check_types(writer, type);
 }
 
@@ -375,7 +448,8 @@ finish_writer(DestReceiver *self)
 {
 	Writer *writer = (Writer *) self;
 
-	kappa_keyed_close(writer->companion);
+	if (writer->companion != NULL)
+		kappa_keyed_close(writer->companion);
 	kappa_keyed_close(writer->target);
 }
 

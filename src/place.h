@@ -15,39 +15,47 @@
 #include "tcop/dest.h"
 #include "utils/queryenvironment.h"
 
-/* The tables of a view whose rows have a key and are computed from states. */
+/*
+ * The tables of a view whose rows have a key.  What is kept of a key is called
+ * its states: those of aggregates in the companion, from which rows are
+ * computed; without one, the row itself but for its key.
+ */
 typedef struct KappaPlaces
 {
 	Oid target;
 	List *columns; /* of target, one for each output of the query */
 	List *key;     /* numbers of outputs */
-	Oid companion; /* has the key's columns first, then the states, then KAPPA_COLUMN_SHOWN */
+	Oid companion; /* has the key's columns, the states, and KAPPA_COLUMN_SHOWN; or InvalidOid */
 	int nstates;
+	bool changelog; /* a key may have no row any more; no companion then */
 } KappaPlaces;
 
 /*
  * Make a relation, for queries, that has
  *
- *		key, states, KAPPA_COLUMN_OLD of each state, KAPPA_COLUMN_STORED, KAPPA_COLUMN_SHOWN
+ *		key, states, KAPPA_COLUMN_KEEP, KAPPA_COLUMN_OLD of each state,
+ *		KAPPA_COLUMN_STORED, KAPPA_COLUMN_SHOWN
  *
- * Whoever has it ends its tuplestore.
+ * KAPPA_COLUMN_KEEP only of a changelog, KAPPA_COLUMN_STORED only if there is a
+ * companion.  Whoever has it ends its tuplestore.
  */
 extern EphemeralNamedRelation kappa_place_make_relation(const KappaPlaces *places,
 														const char *name);
 
 /*
- * A receiver for rows of key and states.  It looks each key up in the companion
- * and fills the relation; what the companion does not have is NULL there.
+ * A receiver for rows of key and states, and of a changelog KAPPA_COLUMN_KEEP.
+ * It looks each key up and fills the relation; what is not found is NULL there.
  */
 extern DestReceiver *kappa_place_create_finder(const KappaPlaces *places,
 											   EphemeralNamedRelation relation);
 
 /*
- * A receiver that writes both tables.  Its rows have
+ * A receiver that writes the table, and the companion if there is one.  Its rows have
  *
  *		outputs, states, KAPPA_COLUMN_STORED, KAPPA_COLUMN_SHOWN, KAPPA_COLUMN_KEEP
  *
- * the last of which says whether the row is in the view.
+ * the last of which says whether the row is in the view; states and
+ * KAPPA_COLUMN_STORED only if there is a companion.
  */
 extern DestReceiver *kappa_place_create_writer(const KappaPlaces *places);
 

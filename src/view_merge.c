@@ -41,8 +41,9 @@ append_step(StringInfo buf, const char *name, const char *comment, const char *q
 					 kappa_text_indent(query));
 }
 
-char *
-kappa_merge_make_ordered_delta(const KappaShape *shape, const char *delta)
+/* The delta in the order of the key. */
+static char *
+make_ordered_delta(const KappaShape *shape, const char *delta)
 {
 	char *rows = psprintf("SELECT * FROM (\n%s\n) AS d", kappa_text_indent(delta));
 
@@ -64,13 +65,22 @@ make_append_merge(const KappaShape *shape, const KappaMergeParts *parts)
 	return buf.data;
 }
 
+/* Of two rows of a key, both with the place of their message, the new one is to stay. */
+static void
+append_row_wins(StringInfo buf, const KappaShape *shape, const char *new, const char *stored)
+{
+	KappaOutput *partition = list_nth(shape->outputs, shape->root->partition_output - 1);
+	KappaOutput *offset = list_nth(shape->outputs, shape->root->offset_output - 1);
+
+	kappa_text_append_comes_before(buf, shape, new, stored, partition->name, offset->name);
+}
+
 /* Rows with a key, where the table itself tells which of two rows stays. */
 static char *
 make_keyed_merge(const KappaShape *shape, const KappaMergeParts *parts)
 {
 	StringInfoData buf;
 	StringInfoData assignments;
-	const KappaNode *root = shape->root;
 
 	initStringInfo(&buf);
 	initStringInfo(&assignments);
@@ -82,14 +92,10 @@ make_keyed_merge(const KappaShape *shape, const KappaMergeParts *parts)
 		appendStringInfoString(&buf, "NOTHING");
 	else
 		appendStringInfo(&buf, "UPDATE SET%s", assignments.data);
-	if (assignments.len > 0 && root->kind == KAPPA_NODE_LATEST)
+	if (assignments.len > 0 && shape->root->kind == KAPPA_NODE_LATEST)
 	{
-		KappaOutput *partition = list_nth(shape->outputs, root->partition_output - 1);
-		KappaOutput *offset = list_nth(shape->outputs, root->offset_output - 1);
-
 		appendStringInfoString(&buf, "\n  WHERE ");
-		kappa_text_append_comes_before(&buf, shape, "excluded", "t",
-									   partition->name, offset->name);
+		append_row_wins(&buf, shape, "excluded", "t");
 	}
 	return buf.data;
 }
@@ -225,7 +231,7 @@ static void
 append_winners(StringInfo buf, const KappaShape *shape, const KappaMergeParts *parts)
 {
 	append_step(buf, KAPPA_DELTA, "what the batch says of each key",
-				kappa_merge_make_ordered_delta(shape, parts->delta));
+				make_ordered_delta(shape, parts->delta));
 	append_step(buf, KAPPA_MERGED, shape->scan->changelog ? "where it is later than what was known" : "where it comes before what was known",
 				make_winners(shape, parts->companion));
 	append_state_changes(buf, shape, parts->companion);
@@ -309,7 +315,7 @@ make_changelog_merge(const KappaShape *shape, const KappaMergeParts *parts)
 	else
 		appendStringInfo(&buf, "MERGE INTO %s AS t\nUSING (\n%s\n) AS d\nON ",
 						 kappa_definition_relation_name(parts->target),
-						 kappa_text_indent(kappa_merge_make_ordered_delta(shape, parts->delta)));
+						 kappa_text_indent(make_ordered_delta(shape, parts->delta)));
 	kappa_text_append_match(&buf, shape, "t", "d", false);
 	appendStringInfo(&buf, "\nWHEN MATCHED AND NOT %s THEN DELETE\nWHEN MATCHED THEN ", keep);
 	if (kappa_text_append_assignments(&assignments, shape, "d"))
@@ -480,10 +486,131 @@ make_rows_of_states(const KappaMergeParts *parts, const char *merged)
 	return buf.data;
 }
 
+/* Outputs that are no part of the key. */
+static List *
+get_values(const KappaShape *shape)
+{
+	List *values = NIL;
+	ListCell *lc;
+
+	foreach(lc, shape->outputs)
+		if (((KappaOutput *) lfirst(lc))->role != KAPPA_OUTPUT_KEY)
+			values = lappend(values, lfirst(lc));
+	return values;
+}
+
+/* The key, then all else of the delta. */
+static char *
+make_find(const KappaShape *shape, const char *delta)
+{
+	StringInfoData buf;
+	ListCell *lc;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "SELECT %s", kappa_text_key(shape, "d"));
+	foreach(lc, get_values(shape))
+		appendStringInfo(&buf, ", %s", kappa_text_column("d", ((KappaOutput *) lfirst(lc))->name));
+	if (shape->scan->changelog)
+		appendStringInfo(&buf, ", %s", kappa_text_column("d", KAPPA_COLUMN_KEEP));
+	appendStringInfo(&buf, " FROM (\n%s\n) AS d\nORDER BY %s", kappa_text_indent(delta),
+					 kappa_text_key(shape, "d"));
+	return buf.data;
+}
+
+/* , LATERAL (SELECT what was found of each value, under its name) AS s */
+static void
+append_old_values(StringInfo buf, const KappaShape *shape)
+{
+	ListCell *lc;
+
+	appendStringInfoString(buf, ", LATERAL (SELECT");
+	foreach(lc, get_values(shape))
+	{
+		int number = foreach_current_index(lc) + 1;
+
+		appendStringInfo(buf, "%s%s AS %s", number > 1 ? ", " : " ",
+						 kappa_text_column("d", psprintf(KAPPA_COLUMN_OLD, number)),
+						 quote_identifier(((KappaOutput *) lfirst(lc))->name));
+	}
+	appendStringInfoString(buf, ") AS s");
+}
+
+/* Which rows are written: none that is as it was. */
+static void
+append_row_filter(StringInfo buf, const KappaShape *shape)
+{
+	char *shown = kappa_text_column("d", KAPPA_COLUMN_SHOWN);
+	StringInfoData assignments;
+
+	initStringInfo(&assignments);
+	if (shape->scan->changelog)
+		appendStringInfo(buf, "\nWHERE %s OR %s IS NOT NULL",
+						 kappa_text_column("d", KAPPA_COLUMN_KEEP), shown);
+	else if (!kappa_text_append_assignments(&assignments, shape, "d"))
+		appendStringInfo(buf, "\nWHERE %s IS NULL", shown);
+	else if (shape->root->kind == KAPPA_NODE_LATEST)
+	{
+		appendStringInfo(buf, "\nWHERE %s IS NULL OR ", shown);
+		append_row_wins(buf, shape, "d", "s");
+	}
+}
+
+/* Rows that are what is kept: they come out of the batch's and of those that were there. */
+static char *
+make_rows(const KappaShape *shape)
+{
+	StringInfoData buf;
+	const char *separator = "SELECT ";
+	ListCell *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, shape->outputs)
+	{
+		KappaOutput *output = lfirst(lc);
+		char *column = kappa_text_column("d", output->name);
+
+		appendStringInfoString(&buf, separator);
+		separator = ",\n  ";
+		if (output->role != KAPPA_OUTPUT_AGGREGATE)
+		{
+			appendStringInfoString(&buf, column);
+			continue;
+		}
+		appendStringInfo(&buf, "CASE WHEN %s IS NULL THEN %s ELSE ",
+						 kappa_text_column("d", KAPPA_COLUMN_SHOWN), column);
+		kappa_text_append_combination(&buf, output->state, "s", "d");
+		appendStringInfo(&buf, " END AS %s", quote_identifier(output->name));
+	}
+	appendStringInfo(&buf, ",\n  %s, ", kappa_text_column("d", KAPPA_COLUMN_SHOWN));
+	if (shape->scan->changelog)
+		appendStringInfoString(&buf, kappa_text_column("d", KAPPA_COLUMN_KEEP));
+	else
+		appendStringInfo(&buf, "true AS %s", quote_identifier(KAPPA_COLUMN_KEEP));
+	appendStringInfo(&buf, "\nFROM %s AS d", quote_identifier(KAPPA_FOUND));
+	if (!shape->scan->changelog)
+		append_old_values(&buf, shape);
+	append_row_filter(&buf, shape);
+	return buf.data;
+}
+
+char *
+kappa_merge_make_find(const KappaShape *shape, const KappaMergeParts *parts)
+{
+	if (parts->placed != NULL)
+		return make_ordered_delta(shape, parts->delta);
+	if (shape->needs_companion || shape->key == NIL)
+		return NULL;
+	return make_find(shape, parts->delta);
+}
+
 char *
 kappa_merge_make_placed(const KappaShape *shape, const KappaMergeParts *parts)
 {
-	return parts->placed == NULL ? NULL : make_rows_of_states(parts, make_merged(shape));
+	if (parts->placed != NULL)
+		return make_rows_of_states(parts, make_merged(shape));
+	if (shape->needs_companion || shape->key == NIL)
+		return NULL;
+	return make_rows(shape);
 }
 
 /*
@@ -503,7 +630,7 @@ char *
 kappa_merge_make_load(const KappaShape *shape, const KappaMergeParts *parts)
 {
 	if (parts->placed == NULL)
-		return kappa_merge_make_ordered_delta(shape, parts->delta);
+		return make_ordered_delta(shape, parts->delta);
 	return make_rows_of_states(parts, make_first_merged(shape, parts->delta));
 }
 

@@ -31,13 +31,11 @@ typedef struct KappaMergeParts
  */
 extern char *kappa_merge_make(const KappaShape *shape, const KappaMergeParts *parts);
 
-/* The delta in the order of the key. */
-extern char *kappa_merge_make_ordered_delta(const KappaShape *shape, const char *delta);
-
 /*
- * What place.h is to write of an aggregate with a companion and a key, from what
- * it has found; NULL of other shapes.
+ * What place.h is to look for, and what it is to write, from what it has found.
+ * NULL of shapes without a key, and of those whose companion knows an order.
  */
+extern char *kappa_merge_make_find(const KappaShape *shape, const KappaMergeParts *parts);
 extern char *kappa_merge_make_placed(const KappaShape *shape, const KappaMergeParts *parts);
 
 /* The rows that load.h is to write. */

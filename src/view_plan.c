@@ -60,9 +60,8 @@ kappa_plan_statements(Query *definition, const KappaShape *shape,
 	parts.delta = statements->delta;
 	set_final_parts(&parts, definition, shape, pretty);
 	statements->merge = kappa_merge_make(shape, &parts);
+	statements->find = kappa_merge_make_find(shape, &parts);
 	statements->place = kappa_merge_make_placed(shape, &parts);
-	if (statements->place != NULL)
-		statements->find = kappa_merge_make_ordered_delta(shape, statements->delta);
 	statements->by_index = shape->scan->lookups == NIL &&
 						   (shape->scan->changelog || shape->needs_companion);
 	return statements;

@@ -23,8 +23,8 @@ typedef struct KappaStatements
 	char *merge; /* delta and its merge into the table (and companion): one statement */
 
 	/*
-	 * Of an aggregate with a companion and a key, the same for place.h: what is to
-	 * be found, and what is to be written; otherwise NULL.
+	 * The same for place.h: what is to be found, and what is to be written; both
+	 * NULL where it can't be used.  See view_merge.h.
 	 */
 	char *find;
 	char *place;
