@@ -472,6 +472,27 @@ describe_place(Delivery *delivery)
 					source->messages[0].offset);
 }
 
+/* Take a view out, with its other versions: they must go on standing together. */
+static List *
+take_versions(Delivery *delivery, Oid view)
+{
+	List *views = delivery->views;
+	List *versions = NIL;
+	ListCell *lc;
+
+	delivery->views = NIL;
+	foreach(lc, views)
+	{
+		KappaServed *served = lfirst(lc);
+
+		if (served->view == view)
+			versions = lappend(versions, served);
+		else
+			delivery->views = lappend(delivery->views, served);
+	}
+	return versions;
+}
+
 /*
  * Take the culprit out of a failed delivery.  That somebody else has moved the
  * position (kappa.seek_view does) or renamed a table is no failure: the view is
@@ -480,38 +501,31 @@ describe_place(Delivery *delivery)
 static void
 leave_out(Delivery *delivery, KappaServed *served, ErrorData *error, char *place)
 {
-	delivery->views = list_delete_ptr(delivery->views, served);
 	if (delivery->current == served &&
 		(served->applier->outdated ||
 		 (delivery->storing && error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE)))
-		served->reload = true;
+	{
+		(void) take_versions(delivery, served->view);
+		kappa_worker_reload(served->view);
+	}
 	else
+	{
+		delivery->views = list_delete_ptr(delivery->views, served);
 		kappa_worker_fail_view(served, error, place);
+	}
 }
 
 /* ---- whose fault is it? ---- */
 
-/* Take a view out, with its other versions: they must go on standing together. */
 static void
 take_out(Delivery *delivery, KappaServed *failed, ErrorData *error, char *place)
 {
 	Doubt *doubt = palloc0(sizeof(Doubt));
-	List *views = delivery->views;
-	ListCell *lc;
 
 	doubt->failed = failed;
 	doubt->error = error;
 	doubt->place = place;
-	delivery->views = NIL;
-	foreach(lc, views)
-	{
-		KappaServed *served = lfirst(lc);
-
-		if (served->view == failed->view)
-			doubt->versions = lappend(doubt->versions, served);
-		else
-			delivery->views = lappend(delivery->views, served);
-	}
+	doubt->versions = take_versions(delivery, failed->view);
 	delivery->doubts = lappend(delivery->doubts, doubt);
 }
 

@@ -467,6 +467,20 @@ update_set(void)
 	set_application_name();
 }
 
+/*
+ * All of them: until it is opened anew a version gets no messages, which would
+ * part it from the others.
+ */
+void
+kappa_worker_reload(Oid view)
+{
+	ListCell *lc;
+
+	foreach(lc, kappa_worker_views)
+		if (((KappaServed *) lfirst(lc))->view == view)
+			((KappaServed *) lfirst(lc))->reload = true;
+}
+
 /* Open anew the views that an invalidation has touched. */
 static void
 reload_views(void)
@@ -479,7 +493,8 @@ reload_views(void)
 	{
 		KappaServed *served = lfirst(lc);
 
-		served->reload |= !kappa_apply_is_valid(served->applier);
+		if (!kappa_apply_is_valid(served->applier))
+			kappa_worker_reload(served->view);
 		changed |= served->reload;
 	}
 	if (!changed)
@@ -566,9 +581,7 @@ serve_shadow(KappaServed *shadow, TimestampTz now)
 			kappa_shmem_view_caught_up(shadow->slot);
 			break;
 		case KAPPA_REBUILD_RELOAD:
-			shadow->reload = true;
-			if (step.live != NULL)
-				step.live->reload = true;
+			kappa_worker_reload(shadow->view);
 			kappa_shmem_wake_supervisor(true);
 			kappa_shmem_announce_change();
 			break;

@@ -102,6 +102,9 @@ extern void kappa_worker_suspend_view(KappaServed *served, const ErrorData *erro
 									  TimestampTz retry_at);
 extern void kappa_worker_resume_view(KappaServed *served);
 
+/* Open all versions of a view that are served here anew, before their next batch. */
+extern void kappa_worker_reload(Oid view);
+
 /* Record something in kappa.events, in a transaction of its own. */
 extern void kappa_worker_add_event(KappaServed *served, const char *event,
 								   const char *sqlstate, const char *detail);

@@ -147,6 +147,58 @@ foreach my $point (qw(replay-claimed rebuild-indexed rebuild-joined rebuild-snap
 	run("DROP TABLE $view");
 }
 
+# ---- A rebuild waits for the snapshots that are older, and for no others. ----
+
+# Let a rebuild join the live version and wait for an old snapshot; returns who holds it.
+sub hold_back
+{
+	my ($view) = @_;
+	my $old = $node->background_psql('postgres');
+
+	$old->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+	my $pid = $old->query_safe('SELECT pg_backend_pid()');
+	run("SELECT kappa.rebuild('$view')");
+	ok(wait_for($node, waited_for($view), "waiting for old snapshots|$pid"), 'a rebuild waits for an old snapshot');
+	return $old;
+}
+
+sub waited_for
+{
+	my ($view) = @_;
+
+	return "SELECT phase, waiting_for FROM kappa.rebuilds WHERE view = '$view'::regclass";
+}
+
+run("SELECT kappa.create_view('together', '$query'); SELECT kappa.wait_for('together')");
+my $consistent = q(SELECT (SELECT sum(n) FROM together) =
+	(SELECT sum(next_offset - start_offset) FROM kappa.offsets WHERE view = 'together'::regclass));
+
+# A GRANT makes one version look at its tables again, with a batch in hand.
+my $old = hold_back('together');
+my $young = $node->background_psql('postgres');
+$young->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+my $shadow = run("SELECT kappa.version_table('together', 2)");
+foreach my $turn ([ together => 1 ], [ $shadow => 2 ])
+{
+	my ($table, $nth) = @$turn;
+	my $path = arm($node, 'batch-applying', 'hang', view => 'together', nth => $nth);
+
+	more();
+	ok(was_hit($path), "a batch is about to reach $table");
+	run("GRANT SELECT ON $table TO reader");
+	release($path);
+	run("SELECT kappa.wait_for('together')");
+}
+$old->query_safe('COMMIT');
+is(run("SELECT kappa.wait_for_rebuild('together', '1 min')"), 't', 'a snapshot from after the old one is not waited for');
+is($young->query_safe($consistent), 't', 'and sees rows of its own offsets');
+$young->quit;
+$old->quit;
+
+ok_view($node, 'together');
+is(leftovers($node), '', 'nothing is left');
+run('DROP TABLE together');
+
 # ---- The log is cut in the middle of a replay. ----
 
 my $path = hang_at('replay-claimed', 'cut');
