@@ -36,6 +36,7 @@
 #include "fetch.h"
 #include "kappa.h"
 #include "progress.h"
+#include "rebuild.h"
 
 /* Between two looks at kappa.last_message. */
 #define LAST_MESSAGE_INTERVAL_MS 1000
@@ -704,7 +705,10 @@ try_delivery(Delivery *delivery)
 	return true;
 }
 
-/* Everyone in a transaction of his own. */
+/*
+ * Everyone in a transaction of his own.  Between those of two versions of a view
+ * somebody may take a snapshot that sees only one of them move.
+ */
 static void
 deliver_one_by_one(Delivery *delivery)
 {
@@ -713,8 +717,11 @@ deliver_one_by_one(Delivery *delivery)
 
 	foreach(lc, views)
 	{
+		Oid view = ((KappaServed *) lfirst(lc))->view;
+
 		delivery->views = list_make1(lfirst(lc));
 		(void) try_delivery(delivery);
+		kappa_rebuild_forget(view);
 	}
 }
 

@@ -50,8 +50,9 @@ extern KappaRebuildAction kappa_rebuild_step(KappaApplier *shadow, KappaApplier 
 											 bool caught_up, int *delay_ms);
 
 /*
- * A version of a view leaves this worker: forget which snapshots are older
- * than the moment at which its versions stood together.
+ * A version of a view leaves this worker, or has moved in other transactions than
+ * the others: forget which snapshots are older than the moment at which its
+ * versions stood together.
  */
 extern void kappa_rebuild_forget(Oid view);
 

@@ -195,13 +195,34 @@ is($young->query_safe($consistent), 't', 'and sees rows of its own offsets');
 $young->quit;
 $old->quit;
 
+# What fails at the commit is applied version by version: a snapshot may lie between two of them.
+$old = hold_back('together');
+my $merged = arm($node, 'batch-merged', 'hang', view => 'together');
+more();
+ok(was_hit($merged), 'both versions are about to get a batch');
+my $committing = arm($node, 'batch-committing', 'disk-full');
+my $path = arm($node, 'batch-applying', 'hang', view => 'together', nth => 2);
+release($merged);
+ok(was_hit($committing) && was_hit($path), 'then one of them has got it, and the other has not');
+my $between = $node->background_psql('postgres');
+$between->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+my $pid = $between->query_safe('SELECT pg_backend_pid()');
+release($path);
+run("SELECT kappa.wait_for('together')");
+$old->query_safe('COMMIT');
+ok(wait_for($node, waited_for('together'), "waiting for old snapshots|$pid"), 'a snapshot from between them is waited for');
+is($between->query_safe($consistent), 't', 'and sees rows of its own offsets');
+$between->query_safe('COMMIT');
+is(run("SELECT kappa.wait_for_rebuild('together', '1 min')"), 't', 'then the switch comes');
+$between->quit;
+$old->quit;
 ok_view($node, 'together');
 is(leftovers($node), '', 'nothing is left');
 run('DROP TABLE together');
 
 # ---- The log is cut in the middle of a replay. ----
 
-my $path = hang_at('replay-claimed', 'cut');
+$path = hang_at('replay-claimed', 'cut');
 my @end = end_offsets('orders');
 $kafka->tool('delete-records', 'orders', $_, $end[$_] - 1) foreach 0, 1;
 release($path);
