@@ -601,6 +601,19 @@ take_last_messages(KappaSource *source, KappaServed *served)
 	}
 }
 
+/*
+ * Where nothing was left to read when the brokers were asked a moment ago, no
+ * event needs to tell: it would come only with the answer to a fetch that has
+ * waited in vain.
+ */
+static void
+note_ends(KappaSource *source)
+{
+	for (int p = 0; p < source->npartitions; p++)
+		if (source->eof[p] < 0 && source->fetched[p] >= source->end[p])
+			source->eof[p] = source->fetched[p];
+}
+
 static void
 start_source(KappaSource *source, TimestampTz now)
 {
@@ -639,6 +652,7 @@ start_source(KappaSource *source, TimestampTz now)
 	}
 	foreach(lc, source->views)
 		take_last_messages(source, lfirst(lc));
+	note_ends(source);
 	source->started = true;
 	source->stale = false;
 	source->settled = false;

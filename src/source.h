@@ -56,7 +56,7 @@ typedef struct KappaSource
 	int npartitions;
 	int64 *begin;
 	int64 *end;              /* as last seen */
-	int64 *eof;              /* offset of the last EOF event; -1: none since started */
+	int64 *eof;              /* where the end was met, since started or then; -1: not yet */
 	int64 *fetched;          /* -1: the partition is not started */
 	int64 *broker;           /* that messages come from; -1: none has come since started */
 	KappaLastMessage last;   /* delivered of each partition; offset -1: none */
