@@ -518,7 +518,7 @@ wake_fetchers(KafkaTopic *topic)
 	int64 bytes = topic->bytes_since_wake;
 	int64 queued;
 
-	if (topic->started->cnt == 0 ||
+	if (topic->client->refetches || topic->started->cnt == 0 ||
 		(bytes < kappa_kafka_buffer_bytes() / 4 && messages < kappa_kafka_buffer_messages() / 4))
 		return;
 

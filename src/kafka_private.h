@@ -35,6 +35,7 @@ struct KafkaClient
 	dlist_node node;          /* in the process's list of open clients */
 	bool open;                /* false once librdkafka's part is gone */
 	bool with_headers;        /* fill KappaMessage.headers */
+	bool refetches;           /* librdkafka goes on fetching without wake_fetchers() */
 	int reserved_fds;         /* given back at close */
 	int wakeup[2];            /* pipe that librdkafka's queues write to */
 	rd_kafka_conf_t *conf;    /* ours until rd_kafka_new() succeeds */

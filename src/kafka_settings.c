@@ -88,6 +88,19 @@ set_defaults(KafkaClient *client)
 	 */
 	(void) rd_kafka_conf_set(client->conf, "enable.metrics.push", "false", NULL, 0);
 
+	/*
+	 * From 2.4 on, and before 2.10, librdkafka also finds metadata that it has cached
+	 * by the topic's id.  When a topic is made anew, what it has cached of the old one
+	 * is freed and can still be found there: from then on it frees what it learns about
+	 * the topic as well, so that questions for offsets are never answered, or it crashes.
+	 * What has expired is taken out as it should be, so let it expire before somebody
+	 * can have made a topic anew, but not before a call that has given up waiting for
+	 * it is repeated (kafka_admin.c).  It costs one question a second for each topic
+	 * that a client knows.
+	 */
+	if (rd_kafka_version() >= 0x02040000 && rd_kafka_version() < 0x020a0000)
+		set_conf(client, "metadata.max.age.ms", "500", false);
+
 	/* A flipped bit must not become a row. */
 	set_conf(client, "check.crcs", "true", false);
 }
@@ -122,6 +135,10 @@ set_buffer_sizes(KafkaClient *client)
 	set_conf_int(client, "message.max.bytes", Min(response, 1000000));
 	set_conf_int(client, "max.partition.fetch.bytes", Min(response, 1024 * 1024));
 	set_conf_int(client, "fetch.max.bytes", response);
+
+	/* How soon it looks again if there is room; versions before 2.2 have to be told. */
+	client->refetches = rd_kafka_conf_set(client->conf, "fetch.queue.backoff.ms", "10",
+										  NULL, 0) == RD_KAFKA_CONF_OK;
 
 	/*
 	 * Only a guard against bytes that are no Kafka response at all (the alert
