@@ -201,24 +201,26 @@ judge_leaders(KappaSource *source, const Bitmapset *before)
 static void
 judge_silent_leader(KappaSource *source, const ErrorData *error)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	source->ask_failed = true;
 	if (source->unanswered_since == 0)
-		source->unanswered_since = now;
-	else if (TimestampDifferenceExceeds(source->unanswered_since, now, ELECTION_MS))
+		source->unanswered_since = source->failing_since;
+	if (TimestampDifferenceExceeds(source->unanswered_since, GetCurrentTimestamp(), ELECTION_MS))
 		note_headless(source, error);
 }
 
 /*
- * A question beside the fetch has failed.  Busy brokers that answer late are
- * no trouble as long as the client has no error to tell.
+ * A question beside the fetch has failed.  Busy brokers that answer late are no
+ * trouble as long as the client has no error to tell, unless it goes on: then
+ * nobody knows how far the views are behind, or whether it is still the same topic.
  */
 static void
 judge_failed_question(KappaSource *source, ErrorData *error)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	ErrorData *other;
 
+	if (!source->ask_failed)
+		source->ends_at = TimestampTzPlusMilliseconds(now, FAILED_ENDS_INTERVAL_MS);
+	source->ask_failed = true;
 	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_CONNECTION_EXCEPTION)
 	{
 		kappa_source_note_trouble(source, error, true);
@@ -227,7 +229,10 @@ judge_failed_question(KappaSource *source, ErrorData *error)
 	ereport(DEBUG1,
 			(errmsg_internal("%s", error->message),
 			 errdetail_internal("%s", error->detail ? error->detail : "")));
-	if (source->unanswered_since == 0 && !kappa_connection_is_down(source->connection))
+	if (source->failing_since == 0)
+		source->failing_since = now;
+	if (source->unanswered_since == 0 && !kappa_connection_is_down(source->connection) &&
+		!TimestampDifferenceExceeds(source->failing_since, now, ELECTION_MS))
 		return;
 	other = kappa_ask_attempt(ask_partitions_step, source);
 	if (other == NULL)
@@ -242,21 +247,19 @@ static bool
 ask_ends(KappaSource *source, void (*step)(void *arg))
 {
 	ErrorData *error;
-	int interval = KAPPA_ENDS_INTERVAL_MS;
 
 	if (!source->started)
 		return false;
 	error = kappa_ask_attempt(step, source);
-	if (error != NULL)
-		interval = FAILED_ENDS_INTERVAL_MS;
-	source->ask_failed = error != NULL;
-	source->ends_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), interval);
+	source->ask_failed = false;
 	if (error != NULL)
 	{
 		look_soon(source);
 		judge_failed_question(source, error);
 		return false;
 	}
+	source->ends_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAPPA_ENDS_INTERVAL_MS);
+	source->failing_since = 0;
 	if (source->unanswered_since == 0)
 		return true;
 	source->unanswered_since = 0;

@@ -57,6 +57,7 @@ stop_source(KappaSource *source)
 	bms_free(source->leaderless);
 	source->broken = source->moved = source->leaderless = NULL;
 	source->headless = false;
+	source->failing_since = 0;
 	source->unanswered_since = 0;
 	source->started = false;
 	source->stale = true;

@@ -83,6 +83,7 @@ typedef struct KappaSource
 	Bitmapset *moved;             /* partitions that another broker has now, likewise */
 	KappaBreak last_break;        /* the first of them; survives a new start */
 	Bitmapset *leaderless;        /* partitions without a leader at the last look */
+	TimestampTz failing_since;    /* questions beside the fetch fail; 0: the last one did not */
 	TimestampTz unanswered_since; /* a leader that the brokers name does not answer; 0: all do */
 	bool headless;                /* one of both for longer: views are shown as retrying */
 

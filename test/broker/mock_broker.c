@@ -12,7 +12,7 @@
  *
  *	  topic NAME PARTITIONS      make a topic
  *	  topic-error NAME CODE      let a topic fail, 0 to end it
- *	  error API CODE COUNT       let the next requests of a kind fail
+ *	  error API CODE COUNT       let the next requests of a kind fail, 0 to end it
  *	  rtt BROKER MILLISECONDS    slow a broker down
  *	  down BROKER, up BROKER     stop and start one
  *	  leader NAME PARTITION BROKER   move a partition to a broker; -1: to none
@@ -70,6 +70,8 @@ obey(rd_kafka_mock_cluster_t *cluster, char *line)
 		rd_kafka_mock_topic_set_error(cluster, name, a);
 	else if (sscanf(line, "error %d %d %d", &a, &b, &c) == 3)
 	{
+		if (c == 0)
+			rd_kafka_mock_clear_request_errors(cluster, a);
 		while (c-- > 0)
 			rd_kafka_mock_push_request_errors(cluster, a, 1, b);
 	}

@@ -107,6 +107,19 @@ sql(qq(SELECT kappa.resume_view('$_'))) foreach @views;
 send_to($_, 10) foreach 0 .. 2;
 ok_view($node, $_, name => "brokers 0.4 s away: $_ has the rows of its query") foreach @views;
 ok_state('running', '', 'that is no trouble either');
+$mock->command("rtt $_ 0") foreach 1 .. 3;
+
+# ---- Messages come, but nobody says where the log ends. ----
+
+my ($list_offsets, $request_timed_out) = (2, 7);
+
+$mock->command("error $list_offsets $request_timed_out 100000");
+ok_state('retrying', 'could not get offsets of .*topic "items"', 'questions that are not answered are shown');
+send_to($_, 10) foreach 0 .. 2;
+ok(wait_for($node, 'SELECT count(*) FROM item_log', $sent), 'what comes is read all the same');
+$mock->command("error $list_offsets $request_timed_out 0");
+ok_state('running', '', 'once there is an answer all is well');
+ok_view($node, $_) foreach @views, 'late';
 
 $node->stop('fast');
 done_testing();
