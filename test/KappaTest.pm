@@ -830,8 +830,11 @@ sub kill_hard
 	my ($node) = @_;
 	my $lock_file = slurp_file($node->data_dir . '/postmaster.pid');
 	my ($postmaster) = $lock_file =~ /^(\d+)/;
-	my @processes = ($postmaster, split ' ', `ps -o pid= --ppid $postmaster`);
 	my $deadline = time + 60;
+
+	# Held still, so that it does not start another one that nobody waits for.
+	kill 'STOP', $postmaster;
+	my @processes = ($postmaster, split ' ', `ps -o pid= --ppid $postmaster`);
 
 	$node->kill9;
 	while (grep { kill 0, $_ } @processes)
