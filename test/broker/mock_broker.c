@@ -46,6 +46,13 @@
 
 #define MAX_LINE 1024
 
+/*
+ * From version 12 on the answer to a fetch names the new leader: newer librdkafkas
+ * crash there if the partition has none.
+ */
+#define FETCH 1
+#define FETCH_MAX_VERSION 11
+
 static void
 fail(const char *what)
 {
@@ -229,6 +236,9 @@ main(int argc, char **argv)
 	cluster = rd_kafka_mock_cluster_new(handle, brokers);
 	if (cluster == NULL)
 		fail("mock cluster");
+	if (rd_kafka_mock_set_apiversion(cluster, FETCH, 0, FETCH_MAX_VERSION) !=
+		RD_KAFKA_RESP_ERR_NO_ERROR)
+		fail("version of Fetch");
 	if (path)
 		listener = open_socket(path, true);
 	printf("%s\n", rd_kafka_mock_cluster_bootstraps(cluster));
