@@ -47,6 +47,7 @@
 #include "keyed.h"
 #include "place.h"
 #include "view_delta.h"
+#include "view_merge.h"
 #include "view_plan.h"
 
 /*
@@ -68,7 +69,7 @@ struct KappaApplierPrivate
 	List *lookups;      /* OIDs of ordinary tables that the query reads */
 	List *views;        /* OIDs of SQL views through which it reads the topic */
 	bool appends;       /* rows of the delta are inserted as they are */
-	KappaPlaces places; /* without a key if place.h does not keep the view */
+	KappaPlaces places; /* for views with a key */
 	KappaVersion *version;
 	MemoryContext statement_context;
 	KappaStatements *statements; /* in statement_context; NULL until needed */
@@ -244,22 +245,17 @@ find_columns(Oid target, const KappaShape *shape)
 	return columns;
 }
 
-/* Views that place.h keeps: those that have statements for it. */
 static void
 set_places(struct KappaApplierPrivate *own, const KappaShape *shape)
 {
 	KappaVersion *version = own->version;
-	bool aggregate = shape->root->kind == KAPPA_NODE_AGGREGATE;
 
-	if (shape->key == NIL || (shape->needs_companion && !aggregate))
-		return;
 	own->places.target = version->target;
 	own->places.columns = find_columns(version->target, shape);
 	own->places.key = shape->key;
 	own->places.companion = version->companion;
-	own->places.nstates = shape->needs_companion
-							  ? list_length(shape->root->states)
-							  : list_length(shape->outputs) - list_length(shape->key);
+	own->places.nstates = list_length(kappa_merge_get_states(shape));
+	own->places.others = kappa_merge_get_others(shape);
 	own->places.changelog = shape->scan->changelog;
 }
 

@@ -144,37 +144,49 @@ check_companion(Relation rel, const KappaPlaces *places)
 	check_column(rel, ncolumns, TIDOID);
 }
 
+/* Columns of the relation: those of a table, from attno on; returns the next one. */
+static AttrNumber
+copy_column(TupleDesc type, AttrNumber attno, Relation rel, AttrNumber column)
+{
+	if (column < 1)
+		report_altered(rel);
+	TupleDescCopyEntry(type, attno, RelationGetDescr(rel), column);
+	return attno + 1;
+}
+
 static TupleDesc
 make_found_type(const KappaPlaces *places)
 {
 	bool companion = OidIsValid(places->companion);
-	Relation rel = table_open(companion ? places->companion : places->target, NoLock);
+	Relation target = table_open(places->target, NoLock);
+	Relation rel = companion ? table_open(places->companion, NoLock) : target;
 	AttrNumber *columns = get_columns(places);
 	int nkeys = list_length(places->key);
-	int nstates = places->nstates;
-	AttrNumber attno = nkeys + nstates;
-	TupleDesc type = CreateTemplateTupleDesc(nkeys + 2 * nstates + places->changelog +
-											 companion + 1);
+	int ncolumns = nkeys + places->nstates;
+	AttrNumber attno = 1;
+	TupleDesc type = CreateTemplateTupleDesc(ncolumns + list_length(places->others) +
+											 places->changelog + places->nstates + companion + 1);
+	ListCell *lc;
 
 	if (companion)
 		check_companion(rel, places);
-	for (int i = 0; i < nkeys + nstates; i++)
-	{
-		if (columns[i] < 1)
-			report_altered(rel);
-		TupleDescCopyEntry(type, i + 1, RelationGetDescr(rel), columns[i]);
-	}
+	for (int i = 0; i < ncolumns; i++)
+		attno = copy_column(type, attno, rel, columns[i]);
+	foreach(lc, places->others)
+		attno = copy_column(type, attno, target, get_target_column(places, lfirst_int(lc)));
 	if (places->changelog)
-		TupleDescInitEntry(type, ++attno, KAPPA_COLUMN_KEEP, BOOLOID, -1, 0);
-	for (int i = 0; i < nstates; i++)
+		TupleDescInitEntry(type, attno++, KAPPA_COLUMN_KEEP, BOOLOID, -1, 0);
+	for (int i = 0; i < places->nstates; i++)
 	{
-		TupleDescCopyEntry(type, ++attno, RelationGetDescr(rel), columns[nkeys + i]);
-		namestrcpy(&TupleDescAttr(type, attno - 1)->attname, psprintf(KAPPA_COLUMN_OLD, i + 1));
+		attno = copy_column(type, attno, rel, columns[nkeys + i]);
+		namestrcpy(&TupleDescAttr(type, attno - 2)->attname, psprintf(KAPPA_COLUMN_OLD, i + 1));
 	}
 	if (companion)
-		TupleDescInitEntry(type, ++attno, KAPPA_COLUMN_STORED, TIDOID, -1, 0);
-	TupleDescInitEntry(type, ++attno, KAPPA_COLUMN_SHOWN, TIDOID, -1, 0);
-	table_close(rel, NoLock);
+		TupleDescInitEntry(type, attno++, KAPPA_COLUMN_STORED, TIDOID, -1, 0);
+	TupleDescInitEntry(type, attno, KAPPA_COLUMN_SHOWN, TIDOID, -1, 0);
+	if (companion)
+		table_close(rel, NoLock);
+	table_close(target, NoLock);
 	return type;
 }
 
@@ -251,8 +263,10 @@ start_finder(DestReceiver *self, int operation, TupleDesc type)
 	const KappaPlaces *places = &finder->places;
 	int ncolumns = list_length(places->key) + places->nstates;
 
-	if (type->natts != ncolumns + places->changelog)
-		elog(ERROR, "a delta has %d columns, not %d", type->natts, ncolumns + places->changelog);
+	int natts = ncolumns + list_length(places->others) + places->changelog;
+
+	if (type->natts != natts)
+		elog(ERROR, "a delta has %d columns, not %d", type->natts, natts);
 	finder->values = palloc0(finder->type->natts * sizeof(Datum));
 	finder->isnull = palloc0(finder->type->natts * sizeof(bool));
 	finder->columns = get_columns(places);

@@ -16,9 +16,9 @@
 #include "utils/queryenvironment.h"
 
 /*
- * The tables of a view whose rows have a key.  What is kept of a key is called
- * its states: those of aggregates in the companion, from which rows are
- * computed; without one, the row itself but for its key.
+ * The tables of a view whose rows have a key.  What is looked up of a key is
+ * called its states: those of aggregates, or what its row is ordered by, in the
+ * companion; without one, the row itself but for its key.
  */
 typedef struct KappaPlaces
 {
@@ -27,13 +27,14 @@ typedef struct KappaPlaces
 	List *key;     /* numbers of outputs */
 	Oid companion; /* has the key's columns, the states, and KAPPA_COLUMN_SHOWN; or InvalidOid */
 	int nstates;
-	bool changelog; /* a key may have no row any more; no companion then */
+	List *others;   /* outputs that are handed on, beside the key and what the companion has */
+	bool changelog; /* a key may have no row any more */
 } KappaPlaces;
 
 /*
  * Make a relation, for queries, that has
  *
- *		key, states, KAPPA_COLUMN_KEEP, KAPPA_COLUMN_OLD of each state,
+ *		key, states, other outputs, KAPPA_COLUMN_KEEP, KAPPA_COLUMN_OLD of each state,
  *		KAPPA_COLUMN_STORED, KAPPA_COLUMN_SHOWN
  *
  * KAPPA_COLUMN_KEEP only of a changelog, KAPPA_COLUMN_STORED only if there is a
@@ -43,8 +44,8 @@ extern EphemeralNamedRelation kappa_place_make_relation(const KappaPlaces *place
 														const char *name);
 
 /*
- * A receiver for rows of key and states, and of a changelog KAPPA_COLUMN_KEEP.
- * It looks each key up and fills the relation; what is not found is NULL there.
+ * A receiver for rows of key, states and other outputs, and of a changelog
+ * KAPPA_COLUMN_KEEP.  It looks each key up and fills the relation; what is not found is NULL there.
  */
 extern DestReceiver *kappa_place_create_finder(const KappaPlaces *places,
 											   EphemeralNamedRelation relation);

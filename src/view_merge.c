@@ -486,20 +486,56 @@ make_rows_of_states(const KappaMergeParts *parts, const char *merged)
 	return buf.data;
 }
 
-/* Outputs that are no part of the key. */
+/* Names of the outputs that are no part of the key. */
 static List *
 get_values(const KappaShape *shape)
 {
-	List *values = NIL;
+	List *names = NIL;
 	ListCell *lc;
 
 	foreach(lc, shape->outputs)
 		if (((KappaOutput *) lfirst(lc))->role != KAPPA_OUTPUT_KEY)
-			values = lappend(values, lfirst(lc));
-	return values;
+			names = lappend(names, ((KappaOutput *) lfirst(lc))->name);
+	return names;
 }
 
-/* The key, then all else of the delta. */
+List *
+kappa_merge_get_states(const KappaShape *shape)
+{
+	return shape->needs_companion ? kappa_text_state_names(shape) : get_values(shape);
+}
+
+static bool
+has_name(const List *names, const char *name)
+{
+	ListCell *lc;
+
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
+}
+
+List *
+kappa_merge_get_others(const KappaShape *shape)
+{
+	List *states = kappa_merge_get_states(shape);
+	List *others = NIL;
+	ListCell *lc;
+
+	if (shape->root->kind == KAPPA_NODE_AGGREGATE)
+		return NIL;
+	foreach(lc, shape->outputs)
+	{
+		KappaOutput *output = lfirst(lc);
+
+		if (output->role != KAPPA_OUTPUT_KEY && !has_name(states, output->name))
+			others = lappend_int(others, output->resno);
+	}
+	return others;
+}
+
+/* The key and its states, then all else of the delta. */
 static char *
 make_find(const KappaShape *shape, const char *delta)
 {
@@ -508,8 +544,14 @@ make_find(const KappaShape *shape, const char *delta)
 
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "SELECT %s", kappa_text_key(shape, "d"));
-	foreach(lc, get_values(shape))
-		appendStringInfo(&buf, ", %s", kappa_text_column("d", ((KappaOutput *) lfirst(lc))->name));
+	foreach(lc, kappa_merge_get_states(shape))
+		appendStringInfo(&buf, ", %s", kappa_text_column("d", lfirst(lc)));
+	foreach(lc, kappa_merge_get_others(shape))
+	{
+		KappaOutput *output = list_nth(shape->outputs, lfirst_int(lc) - 1);
+
+		appendStringInfo(&buf, ", %s", kappa_text_column("d", output->name));
+	}
 	if (shape->scan->changelog)
 		appendStringInfo(&buf, ", %s", kappa_text_column("d", KAPPA_COLUMN_KEEP));
 	appendStringInfo(&buf, " FROM (\n%s\n) AS d\nORDER BY %s", kappa_text_indent(delta),
@@ -517,20 +559,20 @@ make_find(const KappaShape *shape, const char *delta)
 	return buf.data;
 }
 
-/* , LATERAL (SELECT what was found of each value, under its name) AS s */
+/* , LATERAL (SELECT what was found of each state, under its name) AS s */
 static void
-append_old_values(StringInfo buf, const KappaShape *shape)
+append_old_states(StringInfo buf, const KappaShape *shape)
 {
 	ListCell *lc;
 
 	appendStringInfoString(buf, ", LATERAL (SELECT");
-	foreach(lc, get_values(shape))
+	foreach(lc, kappa_merge_get_states(shape))
 	{
 		int number = foreach_current_index(lc) + 1;
 
 		appendStringInfo(buf, "%s%s AS %s", number > 1 ? ", " : " ",
 						 kappa_text_column("d", psprintf(KAPPA_COLUMN_OLD, number)),
-						 quote_identifier(((KappaOutput *) lfirst(lc))->name));
+						 quote_identifier(lfirst(lc)));
 	}
 	appendStringInfoString(buf, ") AS s");
 }
@@ -543,7 +585,13 @@ append_row_filter(StringInfo buf, const KappaShape *shape)
 	StringInfoData assignments;
 
 	initStringInfo(&assignments);
-	if (shape->scan->changelog)
+	if (shape->needs_companion)
+	{
+		appendStringInfo(buf, "\nWHERE %s IS NULL OR ",
+						 kappa_text_column("d", KAPPA_COLUMN_STORED));
+		append_wins(buf, shape);
+	}
+	else if (shape->scan->changelog)
 		appendStringInfo(buf, "\nWHERE %s OR %s IS NOT NULL",
 						 kappa_text_column("d", KAPPA_COLUMN_KEEP), shown);
 	else if (!kappa_text_append_assignments(&assignments, shape, "d"))
@@ -555,7 +603,7 @@ append_row_filter(StringInfo buf, const KappaShape *shape)
 	}
 }
 
-/* Rows that are what is kept: they come out of the batch's and of those that were there. */
+/* What comes out of the batch's rows and of what was found of their keys. */
 static char *
 make_rows(const KappaShape *shape)
 {
@@ -581,14 +629,17 @@ make_rows(const KappaShape *shape)
 		kappa_text_append_combination(&buf, output->state, "s", "d");
 		appendStringInfo(&buf, " END AS %s", quote_identifier(output->name));
 	}
+	if (shape->needs_companion)
+		appendStringInfo(&buf, ",\n  %s, %s", kappa_text_state(shape, "d"),
+						 kappa_text_column("d", KAPPA_COLUMN_STORED));
 	appendStringInfo(&buf, ",\n  %s, ", kappa_text_column("d", KAPPA_COLUMN_SHOWN));
 	if (shape->scan->changelog)
 		appendStringInfoString(&buf, kappa_text_column("d", KAPPA_COLUMN_KEEP));
 	else
 		appendStringInfo(&buf, "true AS %s", quote_identifier(KAPPA_COLUMN_KEEP));
 	appendStringInfo(&buf, "\nFROM %s AS d", quote_identifier(KAPPA_FOUND));
-	if (!shape->scan->changelog)
-		append_old_values(&buf, shape);
+	if (shape->needs_companion || !shape->scan->changelog)
+		append_old_states(&buf, shape);
 	append_row_filter(&buf, shape);
 	return buf.data;
 }
@@ -598,7 +649,7 @@ kappa_merge_make_find(const KappaShape *shape, const KappaMergeParts *parts)
 {
 	if (parts->placed != NULL)
 		return make_ordered_delta(shape, parts->delta);
-	if (shape->needs_companion || shape->key == NIL)
+	if (shape->key == NIL)
 		return NULL;
 	return make_find(shape, parts->delta);
 }
@@ -608,7 +659,7 @@ kappa_merge_make_placed(const KappaShape *shape, const KappaMergeParts *parts)
 {
 	if (parts->placed != NULL)
 		return make_rows_of_states(parts, make_merged(shape));
-	if (shape->needs_companion || shape->key == NIL)
+	if (shape->key == NIL)
 		return NULL;
 	return make_rows(shape);
 }
@@ -629,6 +680,10 @@ make_first_merged(const KappaShape *shape, const char *delta)
 char *
 kappa_merge_make_load(const KappaShape *shape, const KappaMergeParts *parts)
 {
+	if (parts->placed == NULL && shape->needs_companion && shape->key != NIL)
+		return psprintf("SELECT d.*, '(0,0)'::pg_catalog.tid AS %s FROM (\n%s\n) AS d\nORDER BY %s",
+						quote_identifier(KAPPA_COLUMN_SHOWN), kappa_text_indent(parts->delta),
+						kappa_text_key(shape, "d"));
 	if (parts->placed == NULL)
 		return make_ordered_delta(shape, parts->delta);
 	return make_rows_of_states(parts, make_first_merged(shape, parts->delta));

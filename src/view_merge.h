@@ -33,9 +33,11 @@ extern char *kappa_merge_make(const KappaShape *shape, const KappaMergeParts *pa
 
 /*
  * What place.h is to look for, and what it is to write, from what it has found.
- * NULL of shapes without a key, and of those whose companion knows an order.
+ * NULL of shapes without a key.
  */
 extern char *kappa_merge_make_find(const KappaShape *shape, const KappaMergeParts *parts);
+extern List *kappa_merge_get_states(const KappaShape *shape); /* their names */
+extern List *kappa_merge_get_others(const KappaShape *shape); /* numbers of outputs */
 extern char *kappa_merge_make_placed(const KappaShape *shape, const KappaMergeParts *parts);
 
 /* The rows that load.h is to write. */

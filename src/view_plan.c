@@ -231,13 +231,11 @@ kappa_plan_companion_ddl(const KappaShape *shape, const char *qualified_name)
 	appendStringInfo(&buf, "CREATE TABLE %s (", qualified_name);
 	append_key(&buf, shape);
 	if (shape->root->kind == KAPPA_NODE_AGGREGATE)
-	{
 		append_states(&buf, shape);
-		if (shape->key != NIL)
-			appendStringInfo(&buf, ", %s tid", quote_identifier(KAPPA_COLUMN_SHOWN));
-	}
 	else
 		append_order_and_place(&buf, shape, false);
+	if (shape->key != NIL)
+		appendStringInfo(&buf, ", %s tid", quote_identifier(KAPPA_COLUMN_SHOWN));
 	appendStringInfo(&buf, ") WITH (%s)", KEYED_STORAGE);
 	return lcons(buf.data, make_key_ddl(shape, qualified_name));
 }

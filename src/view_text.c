@@ -77,6 +77,23 @@ kappa_text_key(const KappaShape *shape, const char *alias)
 	return buf.data;
 }
 
+List *
+kappa_text_state_names(const KappaShape *shape)
+{
+	List *names = NIL;
+	ListCell *lc;
+
+	foreach(lc, shape->root->states)
+		names = lappend(names, ((KappaState *) lfirst(lc))->name);
+	if (shape->root->kind == KAPPA_NODE_AGGREGATE)
+		return names;
+	if (shape->scan->changelog)
+		names = lappend(names, KAPPA_COLUMN_TIMESTAMP);
+	foreach(lc, shape->root->order)
+		names = lappend(names, kappa_delta_order_name(shape, lfirst(lc)));
+	return list_concat(names, list_make2(KAPPA_COLUMN_PARTITION, KAPPA_COLUMN_OFFSET));
+}
+
 char *
 kappa_text_state(const KappaShape *shape, const char *alias)
 {
@@ -84,16 +101,8 @@ kappa_text_state(const KappaShape *shape, const char *alias)
 	ListCell *lc;
 
 	initStringInfo(&buf);
-	foreach(lc, shape->root->states)
-		append_item(&buf, alias, ((KappaState *) lfirst(lc))->name);
-	if (shape->root->kind == KAPPA_NODE_AGGREGATE)
-		return buf.data;
-	if (shape->scan->changelog)
-		append_item(&buf, alias, KAPPA_COLUMN_TIMESTAMP);
-	foreach(lc, shape->root->order)
-		append_item(&buf, alias, kappa_delta_order_name(shape, lfirst(lc)));
-	append_item(&buf, alias, KAPPA_COLUMN_PARTITION);
-	append_item(&buf, alias, KAPPA_COLUMN_OFFSET);
+	foreach(lc, kappa_text_state_names(shape))
+		append_item(&buf, alias, lfirst(lc));
 	return buf.data;
 }
 

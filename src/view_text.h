@@ -34,7 +34,8 @@ extern char *kappa_text_outputs(const KappaShape *shape, const char *alias);
 /* The key columns, in the order of the index; an empty text if there are none. */
 extern char *kappa_text_key(const KappaShape *shape, const char *alias);
 
-/* What the companion holds beside the key. */
+/* What the companion holds beside the key, but for KAPPA_COLUMN_SHOWN; its names, too. */
+extern List *kappa_text_state_names(const KappaShape *shape);
 extern char *kappa_text_state(const KappaShape *shape, const char *alias);
 
 /* Whether there is a NULL in the key of a row, or none. */
