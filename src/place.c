@@ -262,7 +262,6 @@ start_finder(DestReceiver *self, int operation, TupleDesc type)
 	Finder *finder = (Finder *) self;
 	const KappaPlaces *places = &finder->places;
 	int ncolumns = list_length(places->key) + places->nstates;
-
 	int natts = ncolumns + list_length(places->others) + places->changelog;
 
 	if (type->natts != natts)
