@@ -69,7 +69,7 @@ struct KappaApplierPrivate
 	List *lookups;      /* OIDs of ordinary tables that the query reads */
 	List *views;        /* OIDs of SQL views through which it reads the topic */
 	bool appends;       /* rows of the delta are inserted as they are */
-	KappaPlaces places; /* for views with a key */
+	KappaPlaces places; /* without a key if place.h can't keep the view */
 	KappaVersion *version;
 	MemoryContext statement_context;
 	KappaStatements *statements; /* in statement_context; NULL until needed */
@@ -250,11 +250,14 @@ set_places(struct KappaApplierPrivate *own, const KappaShape *shape)
 {
 	KappaVersion *version = own->version;
 
+	if (!kappa_merge_can_be_placed(shape))
+		return;
 	own->places.target = version->target;
 	own->places.columns = find_columns(version->target, shape);
 	own->places.key = shape->key;
 	own->places.companion = version->companion;
 	own->places.nstates = list_length(kappa_merge_get_states(shape));
+	own->places.old = kappa_merge_get_old(shape);
 	own->places.others = kappa_merge_get_others(shape);
 	own->places.changelog = shape->scan->changelog;
 }

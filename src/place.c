@@ -165,7 +165,8 @@ make_found_type(const KappaPlaces *places)
 	int ncolumns = nkeys + places->nstates;
 	AttrNumber attno = 1;
 	TupleDesc type = CreateTemplateTupleDesc(ncolumns + list_length(places->others) +
-											 places->changelog + places->nstates + companion + 1);
+											 places->changelog + list_length(places->old) +
+											 companion + 1);
 	ListCell *lc;
 
 	if (companion)
@@ -176,10 +177,12 @@ make_found_type(const KappaPlaces *places)
 		attno = copy_column(type, attno, target, get_target_column(places, lfirst_int(lc)));
 	if (places->changelog)
 		TupleDescInitEntry(type, attno++, KAPPA_COLUMN_KEEP, BOOLOID, -1, 0);
-	for (int i = 0; i < places->nstates; i++)
+	foreach(lc, places->old)
 	{
-		attno = copy_column(type, attno, rel, columns[nkeys + i]);
-		namestrcpy(&TupleDescAttr(type, attno - 2)->attname, psprintf(KAPPA_COLUMN_OLD, i + 1));
+		int number = lfirst_int(lc);
+
+		attno = copy_column(type, attno, rel, columns[nkeys + number - 1]);
+		namestrcpy(&TupleDescAttr(type, attno - 2)->attname, psprintf(KAPPA_COLUMN_OLD, number));
 	}
 	if (companion)
 		TupleDescInitEntry(type, attno++, KAPPA_COLUMN_STORED, TIDOID, -1, 0);
@@ -210,12 +213,15 @@ add_found(Finder *finder, int n)
 {
 	TupleTableSlot *found = finder->table->found;
 	int nkeys = list_length(finder->places.key);
+	ListCell *lc;
 
 	slot_getallattrs(found);
-	for (int i = 0; i < finder->places.nstates; i++, n++)
+	foreach(lc, finder->places.old)
 	{
-		finder->values[n] = found->tts_values[finder->columns[nkeys + i] - 1];
-		finder->isnull[n] = found->tts_isnull[finder->columns[nkeys + i] - 1];
+		AttrNumber column = finder->columns[nkeys + lfirst_int(lc) - 1];
+
+		finder->values[n] = found->tts_values[column - 1];
+		finder->isnull[n++] = found->tts_isnull[column - 1];
 	}
 	finder->values[n] = PointerGetDatum(&found->tts_tid);
 	finder->isnull[n++] = false;

@@ -27,6 +27,7 @@ typedef struct KappaPlaces
 	List *key;     /* numbers of outputs */
 	Oid companion; /* has the key's columns, the states, and KAPPA_COLUMN_SHOWN; or InvalidOid */
 	int nstates;
+	List *old;      /* numbers of the states that are wanted as they were */
 	List *others;   /* outputs that are handed on, beside the key and what the companion has */
 	bool changelog; /* a key may have no row any more */
 } KappaPlaces;
@@ -34,7 +35,7 @@ typedef struct KappaPlaces
 /*
  * Make a relation, for queries, that has
  *
- *		key, states, other outputs, KAPPA_COLUMN_KEEP, KAPPA_COLUMN_OLD of each state,
+ *		key, states, other outputs, KAPPA_COLUMN_KEEP, KAPPA_COLUMN_OLD of some states,
  *		KAPPA_COLUMN_STORED, KAPPA_COLUMN_SHOWN
  *
  * KAPPA_COLUMN_KEEP only of a changelog, KAPPA_COLUMN_STORED only if there is a

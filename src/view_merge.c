@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "utils/builtins.h"
 
 #include "definition.h"
@@ -559,22 +560,78 @@ make_find(const KappaShape *shape, const char *delta)
 	return buf.data;
 }
 
-/* , LATERAL (SELECT what was found of each state, under its name) AS s */
+/* Does it take what was there of an output, which is its own state, to tell what comes out? */
+static bool
+is_compared(const KappaShape *shape, const KappaOutput *output)
+{
+	const KappaNode *root = shape->root;
+	ListCell *lc;
+
+	if (root->kind != KAPPA_NODE_LATEST)
+		return output->role == KAPPA_OUTPUT_AGGREGATE;
+	foreach(lc, root->order)
+		if (((KappaOrder *) lfirst(lc))->output == output->resno)
+			return true;
+	return output->resno == root->partition_output || output->resno == root->offset_output;
+}
+
+List *
+kappa_merge_get_old(const KappaShape *shape)
+{
+	List *numbers = NIL;
+	int number = 0;
+	ListCell *lc;
+
+	if (shape->needs_companion)
+	{
+		foreach(lc, kappa_merge_get_states(shape))
+			numbers = lappend_int(numbers, ++number);
+		return numbers;
+	}
+	foreach(lc, shape->outputs)
+	{
+		if (((KappaOutput *) lfirst(lc))->role == KAPPA_OUTPUT_KEY)
+			continue;
+		number++;
+		if (is_compared(shape, lfirst(lc)))
+			numbers = lappend_int(numbers, number);
+	}
+	return numbers;
+}
+
+static void
+append_old_state(StringInfo buf, const char *column, const char *name)
+{
+	appendStringInfo(buf, "%s%s AS %s", buf->len > 0 ? ", " : "",
+					 kappa_text_column("d", column), quote_identifier(name));
+}
+
+/*
+ * , LATERAL (SELECT what was found of states, under their names) AS s
+ *
+ * A place in the log that is part of the key is what it was.
+ */
 static void
 append_old_states(StringInfo buf, const KappaShape *shape)
 {
+	List *states = kappa_merge_get_states(shape);
+	StringInfoData columns;
 	ListCell *lc;
 
-	appendStringInfoString(buf, ", LATERAL (SELECT");
-	foreach(lc, kappa_merge_get_states(shape))
+	initStringInfo(&columns);
+	foreach(lc, kappa_merge_get_old(shape))
+		append_old_state(&columns, psprintf(KAPPA_COLUMN_OLD, lfirst_int(lc)),
+						 list_nth(states, lfirst_int(lc) - 1));
+	foreach(lc, shape->outputs)
 	{
-		int number = foreach_current_index(lc) + 1;
+		KappaOutput *output = lfirst(lc);
 
-		appendStringInfo(buf, "%s%s AS %s", number > 1 ? ", " : " ",
-						 kappa_text_column("d", psprintf(KAPPA_COLUMN_OLD, number)),
-						 quote_identifier(lfirst(lc)));
+		if (!shape->needs_companion && output->role == KAPPA_OUTPUT_KEY &&
+			is_compared(shape, output))
+			append_old_state(&columns, output->name, output->name);
 	}
-	appendStringInfoString(buf, ") AS s");
+	if (columns.len > 0)
+		appendStringInfo(buf, ", LATERAL (SELECT %s) AS s", columns.data);
 }
 
 /* Which rows are written: none that is as it was. */
@@ -582,19 +639,23 @@ static void
 append_row_filter(StringInfo buf, const KappaShape *shape)
 {
 	char *shown = kappa_text_column("d", KAPPA_COLUMN_SHOWN);
+	char *keep = kappa_text_column("d", KAPPA_COLUMN_KEEP);
 	StringInfoData assignments;
+	bool changes;
 
 	initStringInfo(&assignments);
+	changes = kappa_text_append_assignments(&assignments, shape, "d");
 	if (shape->needs_companion)
 	{
 		appendStringInfo(buf, "\nWHERE %s IS NULL OR ",
 						 kappa_text_column("d", KAPPA_COLUMN_STORED));
 		append_wins(buf, shape);
 	}
+	else if (shape->scan->changelog && changes)
+		appendStringInfo(buf, "\nWHERE %s OR %s IS NOT NULL", keep, shown);
 	else if (shape->scan->changelog)
-		appendStringInfo(buf, "\nWHERE %s OR %s IS NOT NULL",
-						 kappa_text_column("d", KAPPA_COLUMN_KEEP), shown);
-	else if (!kappa_text_append_assignments(&assignments, shape, "d"))
+		appendStringInfo(buf, "\nWHERE %s OPERATOR(pg_catalog.=) (%s IS NULL)", keep, shown);
+	else if (!changes)
 		appendStringInfo(buf, "\nWHERE %s IS NULL", shown);
 	else if (shape->root->kind == KAPPA_NODE_LATEST)
 	{
@@ -638,29 +699,41 @@ make_rows(const KappaShape *shape)
 	else
 		appendStringInfo(&buf, "true AS %s", quote_identifier(KAPPA_COLUMN_KEEP));
 	appendStringInfo(&buf, "\nFROM %s AS d", quote_identifier(KAPPA_FOUND));
-	if (shape->needs_companion || !shape->scan->changelog)
-		append_old_states(&buf, shape);
+	append_old_states(&buf, shape);
 	append_row_filter(&buf, shape);
 	return buf.data;
+}
+
+bool
+kappa_merge_can_be_placed(const KappaShape *shape)
+{
+	int noutputs = list_length(shape->outputs);
+	int nstates = list_length(kappa_merge_get_states(shape));
+	int found = list_length(shape->key) + nstates +
+				list_length(kappa_merge_get_others(shape)) +
+				list_length(kappa_merge_get_old(shape)) + 3;
+
+	return shape->key != NIL && found <= MaxTupleAttributeNumber &&
+		   noutputs + (shape->needs_companion ? nstates : 0) + 3 <= MaxTupleAttributeNumber;
 }
 
 char *
 kappa_merge_make_find(const KappaShape *shape, const KappaMergeParts *parts)
 {
+	if (!kappa_merge_can_be_placed(shape))
+		return NULL;
 	if (parts->placed != NULL)
 		return make_ordered_delta(shape, parts->delta);
-	if (shape->key == NIL)
-		return NULL;
 	return make_find(shape, parts->delta);
 }
 
 char *
 kappa_merge_make_placed(const KappaShape *shape, const KappaMergeParts *parts)
 {
+	if (!kappa_merge_can_be_placed(shape))
+		return NULL;
 	if (parts->placed != NULL)
 		return make_rows_of_states(parts, make_merged(shape));
-	if (shape->key == NIL)
-		return NULL;
 	return make_rows(shape);
 }
 

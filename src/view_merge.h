@@ -32,11 +32,18 @@ typedef struct KappaMergeParts
 extern char *kappa_merge_make(const KappaShape *shape, const KappaMergeParts *parts);
 
 /*
- * What place.h is to look for, and what it is to write, from what it has found.
- * NULL of shapes without a key.
+ * Whether place.h can keep a view: if it has a key, and not so many columns that
+ * there is no room beside them for what was there.
+ */
+extern bool kappa_merge_can_be_placed(const KappaShape *shape);
+
+/*
+ * What place.h is to look for, and what it is to write, from what it has found;
+ * NULL if it can't keep the view.
  */
 extern char *kappa_merge_make_find(const KappaShape *shape, const KappaMergeParts *parts);
 extern List *kappa_merge_get_states(const KappaShape *shape); /* their names */
+extern List *kappa_merge_get_old(const KappaShape *shape);    /* numbers of states */
 extern List *kappa_merge_get_others(const KappaShape *shape); /* numbers of outputs */
 extern char *kappa_merge_make_placed(const KappaShape *shape, const KappaMergeParts *parts);
 

@@ -62,11 +62,12 @@ sql(q(SELECT kappa.create_view('means', 'SELECT k, l, avg(v) AS a, avg(k) AS s F
 sql(q(SELECT kappa.create_view('shown', 'SELECT l, k, avg(v) AS a FROM events GROUP BY k, l HAVING sum(v) % 2 = 0')));
 sql(q(SELECT kappa.create_view('counts', 'SELECT count(*) AS n, l, sum(v) AS s, k, max(v) AS m, ''const'' AS c FROM events GROUP BY k, l')));
 sql(q(SELECT kappa.create_view('pairs', 'SELECT l, k FROM events GROUP BY l, k')));
-sql(q(SELECT kappa.create_view('latest', 'SELECT DISTINCT ON (k) v % 5 AS a, part, k, pos FROM events ORDER BY k, v % 5, part, pos DESC')));
+sql(q(SELECT kappa.create_view('latest', 'SELECT DISTINCT ON (part, k) v % 5 AS a, part, k, pos FROM events ORDER BY part, k, v % 5, pos DESC')));
 sql(q(SELECT kappa.create_view('first', 'SELECT DISTINCT ON (l, k) part, l, v % 7 AS seventh, k FROM events ORDER BY l, k, v % 5, v % 7 DESC NULLS LAST')));
 create_topic('users', partitions => 2);
 sql(q(CREATE FOREIGN TABLE users (id int OPTIONS (key 'true', metadata 'key'), name text, old int) SERVER events OPTIONS (topic 'users', format 'json')));
 sql(q(SELECT kappa.create_view('members', 'SELECT name, id FROM users WHERE old = 1')));
+sql(q(SELECT kappa.create_view('ids', 'SELECT id FROM users WHERE old = 1')));
 sql(q(CREATE FOREIGN TABLE moments (id int OPTIONS (key 'true', metadata 'key'), name text, old int) SERVER events OPTIONS (topic 'users', format 'json', key_order 'timestamp')));
 sql(q(SELECT kappa.create_view('known', 'SELECT name, id FROM moments WHERE old = 2')));
 go_on('new rows');
@@ -91,6 +92,8 @@ foreach (1 .. 20)
 ok_view($node, $_, name => "$_: after 20 batches") foreach qw(means shown);
 ok(wait_for($node, q(SELECT sum(n_tup_upd) > 2 * 20 * 201 FROM pg_stat_user_tables WHERE relname ~ '^means'), 't'), 'rows were updated again and again');
 cmp_ok(pages(), '<=', 2 * $pages, 'in tables that do not grow with that');
+ok_view($node, 'ids');
+ok(wait_for($node, q(SELECT n_tup_ins > 0 AND n_tup_del > 0 AND n_tup_upd = 0 FROM pg_stat_user_tables WHERE relname = 'ids'), 't'), 'keys alone come and go');
 
 # An index on a value, so that no row stays where it is.
 sql('CREATE INDEX ON means (a); CREATE INDEX ON shown (a); CREATE INDEX ON counts (s); CREATE INDEX ON latest (pos); CREATE INDEX ON first (seventh); CREATE INDEX ON known (name); CREATE INDEX ON members (name)');
@@ -188,6 +191,18 @@ produce('events', messages(++$round));
 ok(wait_for($node, q(SELECT reason ~ 'does not have a replica identity' FROM kappa.views WHERE view = 'means'::regclass), 't'), 'a publication is not left without');
 sql('ALTER TABLE means REPLICA IDENTITY FULL');
 go_on('with a replica identity');
+
+# Rows that can't have beside them what was there.
+my @columns = map { "c$_" } 1 .. 900;
+create_topic('wide', partitions => 1);
+sql("CREATE FOREIGN TABLE wide (id int, @{[ join(', ', map { qq($_ int) } @columns) ]}, part int OPTIONS (metadata 'partition'), pos bigint OPTIONS (metadata 'offset')) SERVER events OPTIONS (topic 'wide', format 'json')");
+sql("SELECT kappa.create_view('largest', 'SELECT id, @{[ join(', ', map { qq(max($_) AS $_) } @columns) ]} FROM wide GROUP BY id')");
+sql("SELECT kappa.create_view('last', 'SELECT DISTINCT ON (id) id, part, pos, @{[ join(', ', @columns) ]} FROM wide ORDER BY id, pos DESC')");
+foreach my $n (1, 2)
+{
+	produce('wide', [ map { { value => { id => $_ % 5, c1 => $_, c900 => -$_ } } } $n .. 10 * $n ]);
+	ok_view($node, $_, name => "$_ of 900 columns, $n") foreach qw(largest last);
+}
 
 $node->stop('fast');
 done_testing();
