@@ -30,6 +30,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
 #include "executor/executor.h"
+#include "pgstat.h"
 #include "storage/bufmgr.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -131,7 +132,6 @@ kappa_keyed_open(Oid relid, const Bitmapset *key)
 	Relation index;
 
 	table->rel = table_open(relid, NoLock);
-	CheckCmdReplicaIdentity(table->rel, CMD_UPDATE);
 	table->row = table_slot_create(table->rel, NULL);
 	table->found = table_slot_create(table->rel, NULL);
 	table->estate = CreateExecutorState();
@@ -281,7 +281,10 @@ kappa_keyed_find(KappaKeyed *table, ItemPointer place)
 	{
 		*place = *tid;
 		if (fetch_version(table, tid, &table->scan->kill_prior_tuple))
+		{
+			pgstat_count_heap_fetch(table->scan->indexRelation);
 			return true;
+		}
 	}
 	ItemPointerSetInvalid(place);
 	return false;
@@ -332,6 +335,7 @@ kappa_keyed_update(KappaKeyed *table, ItemPointer tid, ItemPointer place)
 	LockTupleMode lockmode;
 	kappa_update_indexes which;
 
+	CheckCmdReplicaIdentity(table->rel, CMD_UPDATE);
 	check_constraints(table);
 	check_result(table, table_tuple_update(table->rel, tid, table->row, table->command,
 										   table->snapshot, InvalidSnapshot, true, &failure,
@@ -345,6 +349,7 @@ kappa_keyed_delete(KappaKeyed *table, ItemPointer tid)
 {
 	TM_FailureData failure;
 
+	CheckCmdReplicaIdentity(table->rel, CMD_DELETE);
 	check_result(table, table_tuple_delete(table->rel, tid, table->command, table->snapshot,
 										   InvalidSnapshot, true, &failure, false));
 }

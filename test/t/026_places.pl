@@ -94,6 +94,7 @@ ok(wait_for($node, q(SELECT sum(n_tup_upd) > 2 * 20 * 201 FROM pg_stat_user_tabl
 cmp_ok(pages(), '<=', 2 * $pages, 'in tables that do not grow with that');
 ok_view($node, 'ids');
 ok(wait_for($node, q(SELECT n_tup_ins > 0 AND n_tup_del > 0 AND n_tup_upd = 0 FROM pg_stat_user_tables WHERE relname = 'ids'), 't'), 'keys alone come and go');
+ok(wait_for($node, q(SELECT sum(idx_tup_fetch) > 0 FROM pg_stat_user_tables WHERE relname = 'ids'), 't'), 'and are counted when they are found');
 
 # An index on a value, so that no row stays where it is.
 sql('CREATE INDEX ON means (a); CREATE INDEX ON shown (a); CREATE INDEX ON counts (s); CREATE INDEX ON latest (pos); CREATE INDEX ON first (seventh); CREATE INDEX ON known (name); CREATE INDEX ON members (name)');
@@ -191,6 +192,13 @@ produce('events', messages(++$round));
 ok(wait_for($node, q(SELECT reason ~ 'does not have a replica identity' FROM kappa.views WHERE view = 'means'::regclass), 't'), 'a publication is not left without');
 sql('ALTER TABLE means REPLICA IDENTITY FULL');
 go_on('with a replica identity');
+sql(q(DROP PUBLICATION p; CREATE PUBLICATION p FOR TABLE ids WITH (publish = 'delete'); ALTER TABLE ids REPLICA IDENTITY NOTHING));
+produce('users', [ { key => 500, value => { old => 1 } } ]);
+ok_view($node, 'ids', name => 'a new row needs no identity');
+produce('users', [ { key => 500, value => undef } ]);
+ok(wait_for($node, q(SELECT reason ~ 'cannot delete .* replica identity' FROM kappa.views WHERE view = 'ids'::regclass), 't'), 'one that goes needs it');
+sql('ALTER TABLE ids REPLICA IDENTITY DEFAULT');
+ok_view($node, 'ids', name => 'and goes with it');
 
 # Rows that can't have beside them what was there.
 my @columns = map { "c$_" } 1 .. 900;
