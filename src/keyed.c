@@ -180,7 +180,10 @@ kappa_keyed_end_row(KappaKeyed *table)
 
 /* ---- finding ---- */
 
-/* Read the page of a row, and prune it if the next version may not fit. */
+/*
+ * Read the page of a row, and prune it if the next version may not fit.  That is
+ * looked at again before each update: others may have filled the page.
+ */
 static void
 read_page(KappaKeyed *table, BlockNumber block)
 {
@@ -337,6 +340,7 @@ kappa_keyed_update(KappaKeyed *table, ItemPointer tid, ItemPointer place)
 
 	CheckCmdReplicaIdentity(table->rel, CMD_UPDATE);
 	check_constraints(table);
+	read_page(table, ItemPointerGetBlockNumber(tid));
 	check_result(table, table_tuple_update(table->rel, tid, table->row, table->command,
 										   table->snapshot, InvalidSnapshot, true, &failure,
 										   &lockmode, &which));
