@@ -65,7 +65,7 @@ open_key_index(LengthReceiver *receiver)
 	{
 		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
 
-		if (kappa_keyed_is_key_index(index, key) && can_be_long(index))
+		if (kappa_keyed_is_key_index(receiver->rel, index, key) && can_be_long(index))
 			return index;
 		index_close(index, AccessShareLock);
 	}

@@ -38,6 +38,7 @@
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
 #include "compat.h"
 #include "guard.h"
@@ -73,8 +74,23 @@ kappa_keyed_is_possible(Oid relid)
 
 /* ---- the key's index ---- */
 
+/* Does an index compare a column by the default of its type, and by its collation? */
+static bool
+is_plain(Relation rel, Relation index, int keyno)
+{
+	AttrNumber attnum = index->rd_index->indkey.values[keyno];
+	Form_pg_attribute column;
+
+	if (attnum == InvalidAttrNumber)
+		return false;
+	column = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+	return index->rd_indcollation[keyno] == column->attcollation &&
+		   index->rd_opfamily[keyno] ==
+			   lookup_type_cache(column->atttypid, TYPECACHE_BTREE_OPFAMILY)->btree_opf;
+}
+
 bool
-kappa_keyed_is_key_index(Relation index, const Bitmapset *key)
+kappa_keyed_is_key_index(Relation rel, Relation index, const Bitmapset *key)
 {
 	Form_pg_index form = index->rd_index;
 	Bitmapset *columns = NULL;
@@ -84,7 +100,11 @@ kappa_keyed_is_key_index(Relation index, const Bitmapset *key)
 		!(form->indnullsnotdistinct || form->indisprimary))
 		return false;
 	for (int i = 0; i < form->indnkeyatts; i++)
+	{
+		if (!is_plain(rel, index, i))
+			return false;
 		columns = bms_add_member(columns, form->indkey.values[i]);
+	}
 	return bms_equal(columns, key);
 }
 
@@ -92,7 +112,8 @@ static Relation
 get_key_index(const ResultRelInfo *result, const Bitmapset *key)
 {
 	for (int i = 0; i < result->ri_NumIndices; i++)
-		if (kappa_keyed_is_key_index(result->ri_IndexRelationDescs[i], key))
+		if (kappa_keyed_is_key_index(result->ri_RelationDesc,
+									 result->ri_IndexRelationDescs[i], key))
 			return result->ri_IndexRelationDescs[i];
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -44,8 +44,11 @@ typedef struct KappaKeyed
  */
 extern bool kappa_keyed_is_possible(Oid relid);
 
-/* An index over these columns in which each key is at most once, NULLs included. */
-extern bool kappa_keyed_is_key_index(Relation index, const Bitmapset *key);
+/*
+ * An index of a table over these columns in which each key is at most once, NULLs
+ * included, by the equality that the columns have everywhere else.
+ */
+extern bool kappa_keyed_is_key_index(Relation rel, Relation index, const Bitmapset *key);
 
 /*
  * Open a table on which the caller holds a lock.  key: numbers of the columns

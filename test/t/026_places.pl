@@ -200,6 +200,15 @@ ok(wait_for($node, q(SELECT reason ~ 'cannot delete .* replica identity' FROM ka
 sql('ALTER TABLE ids REPLICA IDENTITY DEFAULT');
 ok_view($node, 'ids', name => 'and goes with it');
 
+# An index with another idea of what is equal, whose OID comes first.
+sql(q(CREATE COLLATION caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false)));
+sql(q(SELECT kappa.create_view('words', 'SELECT l COLLATE caseless AS word, count(*) FROM events GROUP BY 1')));
+ok_view($node, 'words');
+sql(q(CREATE UNIQUE INDEX ON words (word COLLATE "C") NULLS NOT DISTINCT));
+sql(q(REINDEX INDEX CONCURRENTLY words_word_key));
+produce('events', [ { value => { l => 'X' } }, { value => { l => 'y' } } ]);
+ok_view($node, 'words', name => 'a key is found however it is written');
+
 # Rows that can't have beside them what was there.
 my @columns = map { "c$_" } 1 .. 900;
 create_topic('wide', partitions => 1);
