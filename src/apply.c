@@ -44,7 +44,6 @@
 #include "guard.h"
 #include "kappa.h"
 #include "key_length.h"
-#include "keyed.h"
 #include "place.h"
 #include "view_delta.h"
 #include "view_merge.h"
@@ -658,7 +657,8 @@ run_merge(KappaApplier *applier, int nmessages)
 	struct KappaApplierPrivate *own = applier->own;
 	int class = size_class(nmessages);
 	bool append = own->appends && kappa_append_is_possible(applier->target);
-	bool places = own->places.key != NIL && kappa_keyed_is_possible(applier->target);
+	bool places = own->places.key != NIL &&
+				  kappa_place_is_possible(applier->target, own->version->companion);
 	SPIPlanPtr *merge = append ? &own->delta[class] : &own->merge[class];
 	bool prepared = places
 						? is_prepared(own->find[class]) && is_prepared(own->place[class])

@@ -23,7 +23,7 @@
 #include "compat.h"
 #include "definition.h"
 #include "fdw_options.h"
-#include "keyed.h"
+#include "place.h"
 #include "view_commands.h"
 #include "view_text.h"
 
@@ -167,7 +167,7 @@ kappa_sql_explain(PG_FUNCTION_ARGS)
 	append_tables(&buf, shape, version);
 	append_statement(&buf, "query", kappa_definition_get_text(version->definition, true));
 	append_statement(&buf, "delta: the query over one batch of messages", statements->delta);
-	if (statements->place != NULL && kappa_keyed_is_possible(version->target))
+	if (statements->place != NULL && kappa_place_is_possible(version->target, version->companion))
 		append_statement(&buf,
 						 psprintf("merge: what is run for each batch, live and in a replay, when each row of the delta has\n"
 								  "-- been looked up in the %s (\"kappa found\"); its rows replace those of their keys %s",

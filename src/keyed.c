@@ -60,14 +60,18 @@ has_trigger(Relation rel)
 bool
 kappa_keyed_is_possible(Oid relid)
 {
-	Relation rel = table_open(relid, NoLock);
-	TupleConstr *constraints = rel->rd_att->constr;
-	bool possible = rel->rd_rel->relkind == RELKIND_RELATION &&
-					rel->rd_tableam == GetHeapamTableAmRoutine() &&
-					!rel->rd_rel->relispartition && rel->rd_rules == NULL && !has_trigger(rel) &&
-					(constraints == NULL || !constraints->has_generated_stored) &&
-					check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
+	Relation rel = try_table_open(relid, AccessShareLock);
+	TupleConstr *constraints;
+	bool possible;
 
+	if (rel == NULL)
+		return false;
+	constraints = rel->rd_att->constr;
+	possible = rel->rd_rel->relkind == RELKIND_RELATION &&
+			   rel->rd_tableam == GetHeapamTableAmRoutine() &&
+			   !rel->rd_rel->relispartition && rel->rd_rules == NULL && !has_trigger(rel) &&
+			   (constraints == NULL || !constraints->has_generated_stored) &&
+			   check_enable_rls(relid, InvalidOid, true) != RLS_ENABLED;
 	table_close(rel, NoLock);
 	return possible;
 }

@@ -39,8 +39,8 @@ typedef struct KappaKeyed
 
 /*
  * Whether kappa_keyed_open() may be used: false if somebody has made the table
- * more than a heap with indexes and constraints, triggers for one.  The caller
- * holds a lock on it.
+ * more than a heap with indexes and constraints, triggers for one, or has dropped
+ * it.  It is locked until the end of the transaction.
  */
 extern bool kappa_keyed_is_possible(Oid relid);
 

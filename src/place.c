@@ -30,6 +30,13 @@
 #include "place.h"
 #include "view_delta.h"
 
+bool
+kappa_place_is_possible(Oid target, Oid companion)
+{
+	return kappa_keyed_is_possible(target) &&
+		   (!OidIsValid(companion) || kappa_keyed_is_possible(companion));
+}
+
 static ItemPointerData
 get_tid(TupleTableSlot *row, int attno)
 {

@@ -32,6 +32,9 @@ typedef struct KappaPlaces
 	bool changelog; /* a key may have no row any more */
 } KappaPlaces;
 
+/* Whether kappa_keyed_open() may be used for both tables; companion may be InvalidOid. */
+extern bool kappa_place_is_possible(Oid target, Oid companion);
+
 /*
  * Make a relation, for queries, that has
  *

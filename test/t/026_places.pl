@@ -175,6 +175,10 @@ is(sql(q(SELECT count(*) FROM seen WHERE how = 'INSERT')), 1, 'a new row is seen
 cmp_ok(sql(q(SELECT count(*) FROM seen WHERE how = 'UPDATE')), '>=', 201, 'as are changed rows');
 go_on('with a trigger still');
 sql("DROP TRIGGER note ON $_") foreach @views;
+sql(q(CREATE TRIGGER note AFTER UPDATE ON kappa_state.means_v2_state FOR EACH ROW EXECUTE FUNCTION note()));
+like(merge_of('means'), qr/INSERT INTO/, 'also with one on a companion');
+go_on('with a trigger on a companion');
+sql(q(DROP TRIGGER note ON kappa_state.means_v2_state));
 sql('TRUNCATE seen');
 go_on('without the trigger');
 is(sql('SELECT count(*) FROM seen'), 0, 'which does not fire any more');
