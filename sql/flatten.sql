@@ -102,6 +102,13 @@ ALTER TABLE countries ADD COLUMN capital text;
 ALTER FOREIGN TABLE clicks ADD COLUMN late text;
 SELECT delta($$SELECT joined.*, capital FROM joined JOIN countries USING (name)$$);
 
+-- the row of no messages, of a topic that has lost a column, and has the name of another one
+SELECT delta($$SELECT count(*), max(c.name), min(late) FROM clicks JOIN countries c ON c.code = country$$);
+SELECT delta($$SELECT count(j.amount), max(name) FROM ((SELECT country AS code, page, amount FROM clicks) s JOIN countries USING (code)) j$$);
+ALTER FOREIGN TABLE clicks RENAME country TO code;
+SELECT delta($$SELECT sum(amount), max(name), count(clicks.at) FROM clicks LEFT JOIN countries USING (code)$$);
+ALTER FOREIGN TABLE clicks RENAME code TO country;
+
 -- the definition is the query as it was written, and holds on to the view
 SELECT kappa.create_view('by_page', $$WITH w AS (SELECT * FROM paid) SELECT page, sum(cents) FROM w GROUP BY page$$);
 SELECT replace(query, 'w.', '') AS query FROM kappa.views WHERE view = 'by_page'::regclass; -- qualified in PostgreSQL 15 alone

@@ -473,7 +473,10 @@ kappa_delta_over_messages(Query *definition, const KappaShape *shape, List *cond
 	return query;
 }
 
-/* A subquery with the columns of a relation and no rows. */
+/*
+ * A subquery with the columns of a relation and no rows.  Columns that were
+ * dropped count in numbers, and have neither a name nor a place in the text.
+ */
 static Query *
 make_empty_query(Oid relid, List **names)
 {
@@ -487,14 +490,14 @@ make_empty_query(Oid relid, List **names)
 	for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), i);
-		char *name = pstrdup(NameStr(att->attname));
 		bool dropped = att->attisdropped;
+		char *name = pstrdup(dropped ? "" : NameStr(att->attname));
 		Const *null = makeNullConst(dropped ? INT4OID : att->atttypid,
 									dropped ? -1 : att->atttypmod,
 									dropped ? InvalidOid : att->attcollation);
 
 		query->targetList = lappend(query->targetList,
-									makeTargetEntry((Expr *) null, i + 1, name, false));
+									makeTargetEntry((Expr *) null, i + 1, name, dropped));
 		*names = lappend(*names, makeString(name));
 	}
 	table_close(rel, AccessShareLock);
