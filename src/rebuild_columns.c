@@ -32,6 +32,7 @@
 
 #include "definition.h"
 #include "rebuild_columns.h"
+#include "view_text.h"
 
 #define SECOND_VIEW_HINT "Make a second view with kappa.create_view()."
 
@@ -63,19 +64,6 @@ find_column(TupleDesc columns, const char *name)
 			return column;
 	}
 	return NULL;
-}
-
-static bool
-has_name(const List *names, const char *name)
-{
-	ListCell *lc;
-
-	foreach(lc, names)
-	{
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	}
-	return false;
 }
 
 static char *
@@ -261,7 +249,7 @@ check_key(const KappaView *view, Relation rel, const List *before, const KappaSh
 		report_other_key(view, before, now);
 	foreach(lc, now)
 	{
-		if (!has_name(before, lfirst(lc)))
+		if (!kappa_text_has_name(before, lfirst(lc)))
 			report_other_key(view, before, now);
 	}
 	if (now != NIL && !has_unique_index(rel, now, shape->key_not_null))

@@ -506,17 +506,6 @@ kappa_merge_get_states(const KappaShape *shape)
 	return shape->needs_companion ? kappa_text_state_names(shape) : get_values(shape);
 }
 
-static bool
-has_name(const List *names, const char *name)
-{
-	ListCell *lc;
-
-	foreach(lc, names)
-		if (strcmp(lfirst(lc), name) == 0)
-			return true;
-	return false;
-}
-
 List *
 kappa_merge_get_others(const KappaShape *shape)
 {
@@ -530,7 +519,7 @@ kappa_merge_get_others(const KappaShape *shape)
 	{
 		KappaOutput *output = lfirst(lc);
 
-		if (output->role != KAPPA_OUTPUT_KEY && !has_name(states, output->name))
+		if (output->role != KAPPA_OUTPUT_KEY && !kappa_text_has_name(states, output->name))
 			others = lappend_int(others, output->resno);
 	}
 	return others;

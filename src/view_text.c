@@ -77,6 +77,17 @@ kappa_text_key(const KappaShape *shape, const char *alias)
 	return buf.data;
 }
 
+bool
+kappa_text_has_name(const List *names, const char *name)
+{
+	ListCell *lc;
+
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
+}
+
 List *
 kappa_text_state_names(const KappaShape *shape)
 {

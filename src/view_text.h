@@ -34,6 +34,9 @@ extern char *kappa_text_outputs(const KappaShape *shape, const char *alias);
 /* The key columns, in the order of the index; an empty text if there are none. */
 extern char *kappa_text_key(const KappaShape *shape, const char *alias);
 
+/* Is it one of a list of names (C strings)? */
+extern bool kappa_text_has_name(const List *names, const char *name);
+
 /* What the companion holds beside the key, but for KAPPA_COLUMN_SHOWN; its names, too. */
 extern List *kappa_text_state_names(const KappaShape *shape);
 extern char *kappa_text_state(const KappaShape *shape, const char *alias);
