@@ -320,6 +320,16 @@ kappa_keyed_find(KappaKeyed *table, ItemPointer place)
 
 /* ---- writing ---- */
 
+/* Subscribers must be able to tell which row it is: asked once for each kind of command. */
+static void
+check_identity(KappaKeyed *table, CmdType command)
+{
+	if (table->identified & (1 << command))
+		return;
+	CheckCmdReplicaIdentity(table->rel, command);
+	table->identified |= 1 << command;
+}
+
 static void
 check_constraints(KappaKeyed *table)
 {
@@ -363,7 +373,7 @@ kappa_keyed_update(KappaKeyed *table, ItemPointer tid, ItemPointer place)
 	LockTupleMode lockmode;
 	kappa_update_indexes which;
 
-	CheckCmdReplicaIdentity(table->rel, CMD_UPDATE);
+	check_identity(table, CMD_UPDATE);
 	check_constraints(table);
 	read_page(table, ItemPointerGetBlockNumber(tid));
 	check_result(table, table_tuple_update(table->rel, tid, table->row, table->command,
@@ -378,7 +388,7 @@ kappa_keyed_delete(KappaKeyed *table, ItemPointer tid)
 {
 	TM_FailureData failure;
 
-	CheckCmdReplicaIdentity(table->rel, CMD_DELETE);
+	check_identity(table, CMD_DELETE);
 	check_result(table, table_tuple_delete(table->rel, tid, table->command, table->snapshot,
 										   InvalidSnapshot, true, &failure, false));
 }

@@ -31,6 +31,7 @@ typedef struct KappaKeyed
 	CommandId command;
 	BlockNumber nblocks; /* there are at least so many */
 	Buffer buffer;       /* the last page that was read, pinned, or invalid */
+	int identified;      /* bits of the commands that a replica identity was asked for */
 	Size room;           /* bytes that the largest version needs in a page */
 	IndexScanDesc scan;
 	int nkeys;
