@@ -49,7 +49,8 @@ extern EphemeralNamedRelation kappa_place_make_relation(const KappaPlaces *place
 
 /*
  * A receiver for rows of key, states and other outputs, and of a changelog
- * KAPPA_COLUMN_KEEP.  It looks each key up and fills the relation; what is not found is NULL there.
+ * KAPPA_COLUMN_KEEP.  It looks each key up and fills the relation; what is not
+ * found is NULL there.
  */
 extern DestReceiver *kappa_place_create_finder(const KappaPlaces *places,
 											   EphemeralNamedRelation relation);

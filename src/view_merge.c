@@ -443,50 +443,6 @@ make_aggregate_merge(const KappaShape *shape, const KappaMergeParts *parts)
 
 /* ---- the same, written by place.c ---- */
 
-/* The states that come out of what was found: those of the batch, if that was nothing. */
-static char *
-make_merged(const KappaShape *shape)
-{
-	StringInfoData buf;
-	StringInfoData old;
-	char *stored = kappa_text_column("d", KAPPA_COLUMN_STORED);
-	ListCell *lc;
-
-	initStringInfo(&buf);
-	initStringInfo(&old);
-	appendStringInfo(&buf, "SELECT %s", kappa_text_key(shape, "d"));
-	foreach(lc, shape->root->states)
-	{
-		KappaState *state = lfirst(lc);
-		int number = foreach_current_index(lc) + 1;
-
-		appendStringInfo(&buf, ",\n  CASE WHEN %s IS NULL THEN %s ELSE ", stored,
-						 kappa_text_column("d", state->name));
-		kappa_text_append_combination(&buf, state, "s", "d");
-		appendStringInfo(&buf, " END AS %s", quote_identifier(state->name));
-		appendStringInfo(&old, "%s%s AS %s", number > 1 ? ", " : "",
-						 kappa_text_column("d", psprintf(KAPPA_COLUMN_OLD, number)),
-						 quote_identifier(state->name));
-	}
-	appendStringInfo(&buf, ",\n  %s, %s\nFROM %s AS d, LATERAL (SELECT %s) AS s\nOFFSET 0",
-					 stored, kappa_text_column("d", KAPPA_COLUMN_SHOWN),
-					 quote_identifier(KAPPA_FOUND), old.data);
-	return buf.data;
-}
-
-static char *
-make_rows_of_states(const KappaMergeParts *parts, const char *merged)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	appendStringInfo(&buf, "WITH %s AS ( -- states of the batch, with what was known\n%s\n)\n%s",
-					 quote_identifier(KAPPA_MERGED), kappa_text_indent(merged), parts->placed);
-	if (parts->placed_hidden != NULL)
-		appendStringInfo(&buf, "\nUNION ALL\n%s", parts->placed_hidden);
-	return buf.data;
-}
-
 /* Names of the outputs that are no part of the key. */
 static List *
 get_values(const KappaShape *shape)
@@ -623,6 +579,54 @@ append_old_states(StringInfo buf, const KappaShape *shape)
 		appendStringInfo(buf, ", LATERAL (SELECT %s) AS s", columns.data);
 }
 
+/*
+ * A state of the batch and what was there of it, as one.  place: the column that
+ * says where it was; where that is NULL nothing was, and the batch's stays.
+ */
+static void
+append_combined(StringInfo buf, const KappaState *state, const char *place)
+{
+	appendStringInfo(buf, "CASE WHEN %s IS NULL THEN %s ELSE ", kappa_text_column("d", place),
+					 kappa_text_column("d", state->name));
+	kappa_text_append_combination(buf, state, "s", "d");
+	appendStringInfo(buf, " END AS %s", quote_identifier(state->name));
+}
+
+/* The states that come out of what was found. */
+static char *
+make_merged(const KappaShape *shape)
+{
+	StringInfoData buf;
+	ListCell *lc;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "SELECT %s", kappa_text_key(shape, "d"));
+	foreach(lc, shape->root->states)
+	{
+		appendStringInfoString(&buf, ",\n  ");
+		append_combined(&buf, lfirst(lc), KAPPA_COLUMN_STORED);
+	}
+	appendStringInfo(&buf, ",\n  %s, %s\nFROM %s AS d",
+					 kappa_text_column("d", KAPPA_COLUMN_STORED),
+					 kappa_text_column("d", KAPPA_COLUMN_SHOWN), quote_identifier(KAPPA_FOUND));
+	append_old_states(&buf, shape);
+	appendStringInfoString(&buf, "\nOFFSET 0");
+	return buf.data;
+}
+
+static char *
+make_rows_of_states(const KappaMergeParts *parts, const char *merged)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "WITH %s AS ( -- states of the batch, with what was known\n%s\n)\n%s",
+					 quote_identifier(KAPPA_MERGED), kappa_text_indent(merged), parts->placed);
+	if (parts->placed_hidden != NULL)
+		appendStringInfo(&buf, "\nUNION ALL\n%s", parts->placed_hidden);
+	return buf.data;
+}
+
 /* Which rows are written: none that is as it was. */
 static void
 append_row_filter(StringInfo buf, const KappaShape *shape)
@@ -665,19 +669,13 @@ make_rows(const KappaShape *shape)
 	foreach(lc, shape->outputs)
 	{
 		KappaOutput *output = lfirst(lc);
-		char *column = kappa_text_column("d", output->name);
 
 		appendStringInfoString(&buf, separator);
 		separator = ",\n  ";
-		if (output->role != KAPPA_OUTPUT_AGGREGATE)
-		{
-			appendStringInfoString(&buf, column);
-			continue;
-		}
-		appendStringInfo(&buf, "CASE WHEN %s IS NULL THEN %s ELSE ",
-						 kappa_text_column("d", KAPPA_COLUMN_SHOWN), column);
-		kappa_text_append_combination(&buf, output->state, "s", "d");
-		appendStringInfo(&buf, " END AS %s", quote_identifier(output->name));
+		if (output->role == KAPPA_OUTPUT_AGGREGATE)
+			append_combined(&buf, output->state, KAPPA_COLUMN_SHOWN);
+		else
+			appendStringInfoString(&buf, kappa_text_column("d", output->name));
 	}
 	if (shape->needs_companion)
 		appendStringInfo(&buf, ",\n  %s, %s", kappa_text_state(shape, "d"),

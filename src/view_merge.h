@@ -37,14 +37,16 @@ extern char *kappa_merge_make(const KappaShape *shape, const KappaMergeParts *pa
  */
 extern bool kappa_merge_can_be_placed(const KappaShape *shape);
 
+/* What KappaPlaces has of it: names of states, numbers of states, numbers of outputs. */
+extern List *kappa_merge_get_states(const KappaShape *shape);
+extern List *kappa_merge_get_old(const KappaShape *shape);
+extern List *kappa_merge_get_others(const KappaShape *shape);
+
 /*
  * What place.h is to look for, and what it is to write, from what it has found;
  * NULL if it can't keep the view.
  */
 extern char *kappa_merge_make_find(const KappaShape *shape, const KappaMergeParts *parts);
-extern List *kappa_merge_get_states(const KappaShape *shape); /* their names */
-extern List *kappa_merge_get_old(const KappaShape *shape);    /* numbers of states */
-extern List *kappa_merge_get_others(const KappaShape *shape); /* numbers of outputs */
 extern char *kappa_merge_make_placed(const KappaShape *shape, const KappaMergeParts *parts);
 
 /* The rows that load.h is to write. */
