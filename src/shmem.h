@@ -247,12 +247,18 @@ extern int kappa_shmem_view_add(Oid view, int32 version);
 /* False if a worker must give it up first; call again then. */
 extern bool kappa_shmem_view_remove(int slot);
 
+typedef struct KappaAssignment
+{
+	int slot; /* of a view */
+	KappaProcessId worker;
+} KappaAssignment;
+
 /*
- * Choose a worker for a view.  False if the worker has gone since it was looked
- * at: a view that waited for one that is gone would wait for ever.  It has woken
- * the supervisor.
+ * Choose workers for views; no worker sees some of it.  Nothing is done where
+ * the worker has gone since it was looked at: a view that waited for one that is
+ * gone would wait for ever.  It has woken the supervisor.
  */
-extern bool kappa_shmem_view_assign(int slot, const KappaProcessId *worker);
+extern void kappa_shmem_assign_views(const KappaAssignment *assignments, int n);
 
 /* No worker for now; shown as waiting, for this reason. */
 extern void kappa_shmem_view_postpone(int slot, const char *reason, TimestampTz retry_at);

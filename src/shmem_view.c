@@ -290,24 +290,27 @@ kappa_shmem_view_remove(int slot)
 	return !owned;
 }
 
-bool
-kappa_shmem_view_assign(int slot, const KappaProcessId *worker)
+/* The caller holds the lock. */
+static void
+assign_view(KappaViewSlot *view, const KappaProcessId *worker)
 {
 	KappaProcess *process = &kappa_shmem.workers[worker->slot];
-	KappaViewSlot *view = &kappa_shmem.views[slot];
-	bool alive;
 
+	if (process->dbid != worker->dbid || process->generation != worker->generation)
+		return;
+	view->wanted = worker->slot;
+	kappa_shmem_wake_worker(worker->slot);
+	if (view->owner >= 0 && view->owner != worker->slot)
+		kappa_shmem_wake_worker(view->owner);
+}
+
+void
+kappa_shmem_assign_views(const KappaAssignment *assignments, int n)
+{
 	LWLockAcquire(kappa_shmem.lock, LW_EXCLUSIVE);
-	alive = process->dbid == worker->dbid && process->generation == worker->generation;
-	if (alive)
-	{
-		view->wanted = worker->slot;
-		kappa_shmem_wake_worker(worker->slot);
-		if (view->owner >= 0 && view->owner != worker->slot)
-			kappa_shmem_wake_worker(view->owner);
-	}
+	for (int i = 0; i < n; i++)
+		assign_view(&kappa_shmem.views[assignments[i].slot], &assignments[i].worker);
 	LWLockRelease(kappa_shmem.lock);
-	return alive;
 }
 
 void

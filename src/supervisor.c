@@ -73,6 +73,7 @@ typedef struct Candidate
 	RunnableView *runnable; /* NULL: should not run any more */
 	KappaViewPlace *place;
 	int64 position; /* sum of its next offsets; of groups to be placed only */
+	bool assigned;  /* the place's wanted worker has been chosen in this round */
 } Candidate;
 
 static MemoryContext SupervisorContext;
@@ -379,8 +380,30 @@ start_fillers(TimestampTz now)
 static void
 assign(Candidate *candidate, int worker)
 {
-	if (kappa_shmem_view_assign(candidate->place->slot, &get_worker(worker)->id))
-		candidate->place->wanted = worker;
+	candidate->place->wanted = worker;
+	candidate->assigned = true;
+}
+
+/*
+ * Tell the workers what has been assigned, at once: views that are new together
+ * come to their worker together, and so are read for together.
+ */
+static void
+publish_assignments(void)
+{
+	KappaAssignment *assignments = palloc(Max(ncandidates, 1) * sizeof(KappaAssignment));
+	int n = 0;
+
+	for (int i = 0; i < ncandidates; i++)
+	{
+		KappaViewPlace *place = candidates[i].place;
+
+		if (!candidates[i].assigned)
+			continue;
+		assignments[n].slot = place->slot;
+		assignments[n++].worker = get_worker(place->wanted)->id;
+	}
+	kappa_shmem_assign_views(assignments, n);
 }
 
 /*
@@ -736,6 +759,7 @@ decide(void)
 	for (int i = 0; i < ncandidates; i++)
 		join_main_worker(&candidates[i]);
 	place_views(now);
+	publish_assignments();
 	start_fillers(now);
 	return next_moment(now);
 }
