@@ -36,7 +36,8 @@ find_server() {
 	return 1
 }
 
-# Install the Debian packages that are missing.
+# Install the Debian packages that are missing.  Runs side by side wait for each
+# other here: apt-get does so for dpkg's lock, but not for that of its lists.
 apt_updated=''
 need_packages() {
 	local missing=() package root=() log
@@ -56,9 +57,10 @@ need_packages() {
 	local apt=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get
 		-q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3
 		-o Dpkg::Use-Pty=0)
-	log=$({ [ -n "$apt_updated" ] || "${apt[@]}" update; } 2>&1 </dev/null &&
-		"${apt[@]}" install --no-install-recommends "${missing[@]}" \
-			2>&1 </dev/null) || {
+	log=$({ flock -w 600 9 &&
+		{ [ -n "$apt_updated" ] || "${apt[@]}" update 9<&-; } &&
+		"${apt[@]}" install --no-install-recommends "${missing[@]}" 9<&-; } \
+		9<"$(command -v apt-get)" 2>&1 </dev/null) || {
 		tail -30 <<<"$log" >&2
 		die 'could not install the packages'
 	}
