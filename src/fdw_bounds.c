@@ -28,6 +28,7 @@ typedef struct BoundTable
 	/* Of scans that have ended: between the bounds, and after them. */
 	uint64 offsets[2];
 	uint64 messages[2];
+	uint64 bytes[2];
 } BoundTable;
 
 /* Of BoundTable, a handful at most, in BoundsContext. */
@@ -102,6 +103,7 @@ kappa_fdw_bind_bounds(Oid relid, int n, const int64 *start, const int64 *end)
 	bound->numbered = false;
 	memset(bound->offsets, 0, sizeof(bound->offsets));
 	memset(bound->messages, 0, sizeof(bound->messages));
+	memset(bound->bytes, 0, sizeof(bound->bytes));
 	MemoryContextSwitchTo(old);
 }
 
@@ -269,7 +271,7 @@ kappa_fdw_bound_rows(Oid relid)
 }
 
 void
-kappa_bounds_count(Oid relid, bool later, uint64 offsets, uint64 messages)
+kappa_bounds_count(Oid relid, bool later, uint64 offsets, uint64 messages, uint64 bytes)
 {
 	BoundTable *bound = find_bound(relid);
 
@@ -277,6 +279,16 @@ kappa_bounds_count(Oid relid, bool later, uint64 offsets, uint64 messages)
 		return;
 	bound->offsets[later] += offsets;
 	bound->messages[later] += messages;
+	bound->bytes[later] += bytes;
+}
+
+void
+kappa_fdw_count_read(Oid relid, uint64 *messages, uint64 *bytes)
+{
+	BoundTable *bound = require_bound(relid);
+
+	*messages = bound->messages[0];
+	*bytes = bound->bytes[0];
 }
 
 int64

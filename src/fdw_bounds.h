@@ -31,6 +31,7 @@ extern int kappa_bounds_cut_gaps(Oid relid, KappaRange **ranges, int n);
 extern int64 kappa_bounds_get_offset(Oid relid, int partition, int64 place);
 
 /* A scan between the bounds, or of what comes after them, has ended: what it has read. */
-extern void kappa_bounds_count(Oid relid, bool later, uint64 offsets, uint64 messages);
+extern void kappa_bounds_count(Oid relid, bool later, uint64 offsets, uint64 messages,
+							   uint64 bytes);
 
 #endif /* KAPPA_FDW_BOUNDS_H */

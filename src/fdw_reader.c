@@ -63,7 +63,9 @@ struct KappaReader
 	int window;
 	List *waiting; /* KappaRange, taken, whose partition is being read */
 
-	uint64 returned; /* messages that the queue has not been told of */
+	/* Messages that the queue has not been told of. */
+	uint64 returned;
+	uint64 returned_bytes;
 
 	/* Messages in hand: messages[next .. nmessages). */
 	KappaMessage *messages;
@@ -108,6 +110,7 @@ kappa_range_queue_init(KappaRangeQueue *queue, int capacity, int nprocesses)
 	pg_atomic_init_u64(&queue->messages, 0);
 	pg_atomic_init_u64(&queue->bytes, 0);
 	pg_atomic_init_u64(&queue->returned, 0);
+	pg_atomic_init_u64(&queue->returned_bytes, 0);
 	queue->capacity = capacity;
 	queue->nprocesses = nprocesses;
 	queue->nranges = 0;
@@ -481,7 +484,8 @@ static void
 count_returned(KappaReader *reader)
 {
 	pg_atomic_fetch_add_u64(&reader->queue->returned, reader->returned);
-	reader->returned = 0;
+	pg_atomic_fetch_add_u64(&reader->queue->returned_bytes, reader->returned_bytes);
+	reader->returned = reader->returned_bytes = 0;
 }
 
 /* Get more messages in hand; false when there will be no more. */
@@ -526,6 +530,7 @@ kappa_reader_next(KappaReader *reader)
 			if (accept_entry(reader, message))
 			{
 				reader->returned++;
+				reader->returned_bytes += message->key_len + message->value_len;
 				return message;
 			}
 		}

@@ -26,8 +26,9 @@ typedef struct KappaRangeQueue
 	pg_atomic_uint64 messages; /* read by all processes, for EXPLAIN */
 	pg_atomic_uint64 bytes;
 	pg_atomic_uint64 returned; /* messages that lie in the ranges */
-	int32 npartitions;         /* above every partition in ranges */
-	int nprocesses;            /* that are expected to take ranges */
+	pg_atomic_uint64 returned_bytes;
+	int32 npartitions; /* above every partition in ranges */
+	int nprocesses;    /* that are expected to take ranges */
 	int capacity;
 	int nranges;
 	KappaRange ranges[FLEXIBLE_ARRAY_MEMBER];

@@ -70,6 +70,7 @@ typedef struct KappaScan
 	uint64 messages;
 	uint64 bytes;
 	uint64 returned;
+	uint64 returned_bytes;
 } KappaScan;
 
 /* ---- beginning ---- */
@@ -329,6 +330,7 @@ collect_counters(KappaScan *scan)
 	scan->messages += pg_atomic_exchange_u64(&scan->queue->messages, 0);
 	scan->bytes += pg_atomic_exchange_u64(&scan->queue->bytes, 0);
 	scan->returned += pg_atomic_exchange_u64(&scan->queue->returned, 0);
+	scan->returned_bytes += pg_atomic_exchange_u64(&scan->queue->returned_bytes, 0);
 }
 
 /* Make the queue of a scan that is not parallel. */
@@ -499,7 +501,8 @@ tell_counters(KappaScan *scan)
 			offsets += scan->log->end[i] - scan->log->begin[i];
 	else
 		offsets = kappa_fdw_bound_rows(scan->table->relid);
-	kappa_bounds_count(scan->table->relid, later, Max(offsets, 0), scan->returned);
+	kappa_bounds_count(scan->table->relid, later, Max(offsets, 0), scan->returned,
+					   scan->returned_bytes);
 }
 
 void

@@ -83,6 +83,9 @@ extern double kappa_fdw_bound_rows(Oid relid);
  */
 extern int64 kappa_fdw_count_holes(Oid relid, bool later);
 
+/* Messages between the bounds that have been read since they were bound, and their bytes. */
+extern void kappa_fdw_count_read(Oid relid, uint64 *messages, uint64 *bytes);
+
 /* Callbacks of the FDW. */
 extern void kappaBeginForeignScan(ForeignScanState *node, int eflags);
 extern TupleTableSlot *kappaIterateForeignScan(ForeignScanState *node);

@@ -433,7 +433,8 @@ count_stretch(const KappaFillMember *member)
 	if (place == NULL)
 		return;
 	counters = kappa_shmem_view_counters(place->slot);
-	pg_atomic_fetch_add_u64(&counters->messages, messages_read);
+	pg_atomic_fetch_add_u64(&counters->messages, member->messages);
+	pg_atomic_fetch_add_u64(&counters->bytes, member->bytes);
 	pg_atomic_fetch_add_u64(&counters->rows, member->rows);
 	pg_atomic_fetch_add_u64(&counters->batches, 1);
 	pg_atomic_fetch_add_u64(&counters->apply_us, member->time_taken);

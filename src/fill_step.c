@@ -49,10 +49,11 @@ run_into(const KappaApplier *applier, const char *sql, DestReceiver *receiver)
 
 typedef struct ReadStep
 {
-	const KappaFillMember *member;
+	KappaFillMember *member;
 	const KappaStretch *stretch; /* to be scanned; or */
 	KappaBatchTable *batch;      /* in memory */
 	int nmessages;
+	uint64 bytes;
 } ReadStep;
 
 static uint64
@@ -79,6 +80,7 @@ read_log(KappaApplier *applier, void *arg)
 	kappa_fdw_bind_bounds(applier->relid, stretch->npartitions, stretch->start, stretch->end);
 	kappa_fdw_number_messages(applier->relid);
 	rows = run_delta(applier, step);
+	kappa_fdw_count_read(applier->relid, &step->member->messages, &step->member->bytes);
 	kappa_fdw_unbind_bounds();
 	return rows;
 }
@@ -93,6 +95,8 @@ read_batch(KappaApplier *applier, void *arg)
 	kappa_batch_bind(step->batch, NULL, 0, &all);
 	rows = run_delta(applier, step);
 	kappa_batch_unbind_all();
+	step->member->messages += step->nmessages;
+	step->member->bytes += step->bytes;
 	return rows;
 }
 
@@ -118,6 +122,17 @@ collect_columns(const List *members)
 	return columns;
 }
 
+/* Of keys and values. */
+static uint64
+count_bytes(const KappaBatch *batch)
+{
+	uint64 bytes = 0;
+
+	for (int i = 0; i < batch->nmessages; i++)
+		bytes += batch->messages[i].key_len + batch->messages[i].value_len;
+	return bytes;
+}
+
 /* Each message is read and decoded once for all of them. */
 static void
 read_batches(const List *members, ReadStep *step)
@@ -136,6 +151,7 @@ read_batches(const List *members, ReadStep *step)
 	{
 		kappa_batch_table_load(step->batch, batch);
 		step->nmessages = batch->nmessages;
+		step->bytes = count_bytes(batch);
 		foreach(lc, members)
 			run_step(lfirst(lc), read_batch, step);
 	}

@@ -44,15 +44,11 @@ void
 kappa_letter_log_read(KappaLetterLog *log, const KappaRange *ranges, int n,
 					  void (*visit)(const KappaMessage *message, void *arg), void *arg)
 {
-	KappaRangeQueue *queue = palloc0(KAPPA_RANGE_QUEUE_SIZE(n));
+	KappaRangeQueue *queue = palloc(KAPPA_RANGE_QUEUE_SIZE(n));
 	const KappaMessage *message;
 
-	pg_atomic_init_u32(&queue->next, 0);
-	pg_atomic_init_u64(&queue->messages, 0);
-	pg_atomic_init_u64(&queue->bytes, 0);
-	pg_atomic_init_u64(&queue->returned, 0);
-	queue->nprocesses = 1;
-	queue->capacity = queue->nranges = n;
+	kappa_range_queue_init(queue, n, 1);
+	queue->nranges = n;
 	for (int i = 0; i < n; i++)
 	{
 		queue->ranges[i] = ranges[i];
