@@ -23,6 +23,9 @@
 /* No range is cut into parts smaller than that, nor than what is worth a replay. */
 #define MIN_RANGE 50000
 
+/* Longer ones are multiples of that. */
+#define ROUND_RANGE 1000
+
 /* Messages that are left; -1 if something has been applied already. */
 static int64
 count_left(const KappaApplier *applier, const int64 *end)
@@ -49,16 +52,22 @@ choose_pieces(const KappaApplier *applier, const int64 *end)
 	return (2 * kappa_rebuild_workers + nparts - 1) / Max(nparts, 1);
 }
 
+/*
+ * Sizes are round: versions that are new together meet at the same offsets even if
+ * the log has grown between them.
+ */
 static void
 insert_ranges(const KappaApplier *applier, const int64 *end, int pieces)
 {
 	int64 min = Min(MIN_RANGE, Max(kappa_replay_min, 1));
+	int64 round = Min(ROUND_RANGE, min);
 
 	for (int p = 0; p < applier->npartitions; p++)
 	{
 		int64 start = applier->next_offset[p];
 		int64 size = Max((end[p] - start + pieces - 1) / pieces, min);
 
+		size = (size + round - 1) / round * round;
 		for (; start < end[p]; start += size)
 		{
 			KappaFillRange range = { p, start, start, Min(start + size, end[p]), 0 };

@@ -30,6 +30,7 @@
 #include "definition.h"
 #include "fault.h"
 #include "fdw_options.h"
+#include "fill.h"
 #include "rebuild_columns.h"
 #include "rebuild_commands.h"
 #include "rebuild_log.h"
@@ -275,6 +276,28 @@ lacks_argument(FunctionCallInfo fcinfo)
 }
 
 /*
+ * Processes that replay begin at once if the log is worth it: no worker has to ask
+ * first what has just been asked.
+ */
+static void
+begin_replay(const KappaView *view, int32 number, const KappaReplayPlan *plan)
+{
+	KappaApplier *applier = kappa_apply_open(view->view, number);
+	int64 *begin = palloc(Max(plan->nparts, 1) * sizeof(int64));
+	int64 *end = palloc(Max(plan->nparts, 1) * sizeof(int64));
+	int n = 0;
+
+	for (; n < plan->nparts && plan->parts[n].log_end >= 0; n++)
+	{
+		begin[n] = plan->parts[n].log_begin;
+		end[n] = plan->parts[n].log_end;
+	}
+	kappa_apply_set_log(applier, n, begin, end);
+	(void) kappa_fill_begin(applier, end);
+	kappa_apply_close(applier);
+}
+
+/*
  * Begin to build the next version of a view.  settings: to be in force while
  * the query is read; NIL if they are.  stored: those to keep, as an array.
  * Returns the number of the version.
@@ -297,6 +320,7 @@ begin_rebuild(const KappaView *view, const KappaVersion *from, const KappaShape 
 	kappa_rebuild_run_insert(view->view, number, request->asked,
 							 kappa_rebuild_choose_switch(view, version->target, request->asked),
 							 plan->messages);
+	begin_replay(view, number, plan);
 	kappa_replay_announce(view, plan);
 	KAPPA_FAULT(REBUILD_BEGUN, view->view);
 	kappa_shmem_wake_at_commit();

@@ -20,7 +20,7 @@ sub run { return $node->safe_psql('postgres', $_[0]) }
 my @views = make_all_kinds($node, 500);
 my $id = 500;
 my $producer;    # in the background
-my @commands = qw(rebuild-begun version-dropped rollback-begun view-dropped);
+my @commands = qw(replay-planned rebuild-begun version-dropped rollback-begun view-dropped);
 my %walked = map { ($_ => 1) } @commands;
 
 sub more { produce('orders', orders($id + 1, $id + 10)); $id += 10; return }
@@ -51,6 +51,15 @@ $producer = start_producer('orders', orders($id + 1, $id + 1000), rate => 100);
 $id += 1000;
 ok(was_hit($_), 'a crash at ' . $_ =~ s/.*\///r) foreach @paths;
 all_right('batches');
+
+# ---- A view that is new: its worker hands it over. ----
+
+my $planned = arm($node, 'replay-planned', 'exit');
+run("SELECT kappa.create_view('counts', 'SELECT note, count(*) AS n FROM orders GROUP BY note')");
+ok(was_hit($planned), 'a crash while it does so');
+push @views, 'counts';
+all_right('a new view');
+run('DROP TABLE ' . pop @views);
 
 # ---- Rebuilds of all views at once. ----
 
@@ -92,6 +101,8 @@ sub crashes
 	return;
 }
 
+crashes('replay-planned', 'last_order', "SELECT kappa.rebuild('last_order')");
+is(run("SELECT kappa.wait_for_rebuild('last_order', '1 min')"), 't', 'a rebuild of which nothing was left');
 crashes('rebuild-begun', 'sums', "SELECT kappa.rebuild('sums', switch => 'manual')");
 is(run("SELECT string_agg(version || ' ' || state, ', ' ORDER BY version) FROM kappa.versions WHERE view = 'sums'::regclass AND state <> 'dropped'"),
 	'2 live, 3 building', 'one rebuild has begun');

@@ -153,9 +153,16 @@ verified($node, 'e_passed');
 unlike(slurp_file($node->logfile, $given_up), qr/lock timeout/, 'nobody has lost patience');
 sql('DROP TABLE d_all, e_passed');
 
+my %shops = map { ("new_$_" => "SELECT shop, $_(amount) AS n FROM sales WHERE amount > 0 GROUP BY shop") } qw(count min max);
 foreach my $action (qw(error disk-full))
 {
-	foreach my $point (grep { /^replay-/ } fault_points())
+	my $planned = arm($node, 'replay-planned', $action, nth => 2);
+	create_all(%shops);
+	all_right("$action while they are handed over", sort keys %shops);
+	ok(was_hit($planned, 0), 'at one of them');
+	sql('DROP TABLE ' . join(', ', sort keys %shops));
+
+	foreach my $point (grep { /^replay-/ && !/planned/ } fault_points())
 	{
 		my $path = arm($node, $point, $action, view => 'c_amounts');
 
@@ -164,7 +171,7 @@ foreach my $action (qw(error disk-full))
 		all_right("$action at $point", qw(a_shops c_amounts per_shop));
 		ok(was_hit($path, 0), 'one of them meets it');
 		is(sql("SELECT string_agg(event, ' ' ORDER BY event) FROM kappa.event WHERE event IN ('failed', 'recovered') AND id > $since AND view = 'c_amounts'::regclass"), 'failed recovered', 'and heals')
-		  if $action eq 'disk-full' && $point ne 'replay-planned';
+		  if $action eq 'disk-full';
 		is(sql("SELECT count(DISTINCT view) FROM kappa.event WHERE event IN ('failed', 'recovered') AND id > $since AND view <> 'c_amounts'::regclass"), 0, 'and no other');
 	}
 }
