@@ -253,6 +253,8 @@ finish(KappaApplier *applier, const KappaFill *fill, const KappaFillProgress *pr
 		kappa_fill_merge(applier, fill);
 		kappa_definition_analyze_table(applier->target);
 	}
+	if (!applier->live)
+		kappa_rebuild_note_replayed(applier, progress->messages);
 	kappa_fill_delete(fill->view, fill->version);
 	kappa_definition_drop_relation(fill->staging, DROP_RESTRICT);
 	KAPPA_FAULT(REPLAY_MERGED, fill->view);

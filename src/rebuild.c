@@ -243,6 +243,15 @@ prepare_shadow(Rebuild *rebuild, const KappaApplier *shadow)
 	return true;
 }
 
+void
+kappa_rebuild_note_replayed(const KappaApplier *shadow, int64 messages)
+{
+	if (!can_exchange(shadow->view, shadow->target) ||
+		!lacks_something(shadow->view, shadow->target))
+		kappa_rebuild_run_report(shadow->view, shadow->version, KAPPA_PHASE_CATCHING_UP,
+								 messages, 0);
+}
+
 /* ---- switching ---- */
 
 static bool

@@ -37,9 +37,10 @@ typedef enum KappaRebuildAction
  * live is the applier of the view's live version if the same worker holds it,
  * so that both move in the same transactions; else NULL.  caught_up: the shadow
  * has reached the end of the log, as far as the worker knows.  A shadow must
- * not join the live version's worker before KAPPA_REBUILD_JOIN: its indexes are
- * built in its own.  *delay_ms is set to the time after which to call again
- * though no message comes, or -1.
+ * not join the live version's worker before KAPPA_REBUILD_JOIN, unless it is
+ * ready (kappa_rebuild_note_replayed): its indexes are built in its own.
+ * *delay_ms is set to the time after which to call again though no message
+ * comes, or -1.
  *
  * Whatever makes this rebuild impossible ends it: the version is dropped, the
  * error is shown in kappa.rebuilds, and the result is KAPPA_REBUILD_RELOAD.
@@ -48,6 +49,12 @@ typedef enum KappaRebuildAction
  */
 extern KappaRebuildAction kappa_rebuild_step(KappaApplier *shadow, KappaApplier *live,
 											 bool caught_up, int *delay_ms);
+
+/*
+ * The log has been replayed into a version that is not live, messages in all.  If
+ * it lacks nothing else it may join the live version at once.  Needs a transaction.
+ */
+extern void kappa_rebuild_note_replayed(const KappaApplier *shadow, int64 messages);
 
 /*
  * A version of a view leaves this worker, or has moved in other transactions than

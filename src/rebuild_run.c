@@ -132,6 +132,36 @@ kappa_rebuild_run_report(Oid view, int32 version, const char *phase,
 				   6, types, values, NULL);
 }
 
+List *
+kappa_rebuild_run_list_ready(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid types[] = { TEXTOID, TEXTOID };
+	Datum values[] = { CStringGetTextDatum(KAPPA_PHASE_REPLAYING),
+					   CStringGetTextDatum(KAPPA_PHASE_INDEXES) };
+	KappaCatalogScope scope;
+	List *views = NIL;
+	MemoryContext old;
+
+	kappa_catalog_enter(&scope);
+	if (SPI_execute_with_args("SELECT view::oid FROM kappa.rebuild_run"
+							  " WHERE finished_at IS NULL AND phase NOT IN ($1, $2)",
+							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kappa.rebuild_run");
+	old = MemoryContextSwitchTo(context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool isnull;
+
+		views = lappend_oid(views, DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+																  SPI_tuptable->tupdesc, 1,
+																  &isnull)));
+	}
+	MemoryContextSwitchTo(old);
+	kappa_catalog_leave(&scope);
+	return views;
+}
+
 void
 kappa_rebuild_run_add_messages(Oid view, int32 version, int64 messages)
 {

@@ -14,6 +14,7 @@
 #define KAPPA_REBUILD_RUN_H
 
 #include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
 
 /* Phases, as people see them. */
 #define KAPPA_PHASE_REPLAYING "replaying"
@@ -63,6 +64,12 @@ extern void kappa_rebuild_run_insert(Oid view, int32 version, const char *asked,
  */
 extern void kappa_rebuild_run_report(Oid view, int32 version, const char *phase,
 									 int64 messages, int waiting_for);
+
+/*
+ * The views whose rebuild has replayed the log and has the indexes it needs, so
+ * that the new version may be applied where the live one is; of Oid.
+ */
+extern List *kappa_rebuild_run_list_ready(void);
 
 /* Several processes replay: count what one of them has read. */
 extern void kappa_rebuild_run_add_messages(Oid view, int32 version, int64 messages);

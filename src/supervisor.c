@@ -44,6 +44,7 @@
 #include "kappa.h"
 #include "launcher.h"
 #include "process.h"
+#include "rebuild_run.h"
 #include "shmem.h"
 #include "supervisor.h"
 #include "worker.h"
@@ -61,7 +62,7 @@ typedef struct RunnableView
 	int32 version;
 	int slot;
 	bool filling;  /* by processes of its own, see fill.h */
-	bool building; /* a rebuild's: it says itself when it may join the others */
+	bool building; /* a rebuild's that may not join the others yet */
 	Oid serverid;
 	Oid owner;
 	char *topic;
@@ -157,9 +158,12 @@ is_filling(const List *fills, const KappaVersion *version)
 	return false;
 }
 
-/* Make runnable of the versions that should run, as far as there are slots for them. */
+/*
+ * Make runnable of the versions that should run, as far as there are slots for
+ * them.  ready: of views, see kappa_rebuild_run_list_ready().
+ */
 static void
-set_runnable(List *versions, List *fills)
+set_runnable(List *versions, List *fills, List *ready)
 {
 	KappaViewPlace *places;
 	ListCell *lc;
@@ -175,7 +179,8 @@ set_runnable(List *versions, List *fills)
 		view->view = version->view;
 		view->version = version->version;
 		view->filling = is_filling(fills, version);
-		view->building = !version->live && version->kept_until == 0;
+		view->building = !version->live && version->kept_until == 0 &&
+						 !list_member_oid(ready, version->view);
 		view->slot = get_slot(places, n, version);
 		if (view->slot < 0)
 		{
@@ -204,7 +209,8 @@ load_runnable(void)
 	StartTransactionCommand();
 	installed = kappa_catalog_hold();
 	if (installed)
-		set_runnable(kappa_catalog_list_runnable(), kappa_fill_list());
+		set_runnable(kappa_catalog_list_runnable(), kappa_fill_list(),
+					 kappa_rebuild_run_list_ready());
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(RoundContext);
 	return installed;
@@ -617,8 +623,8 @@ compare_candidates(const ListCell *a, const ListCell *b)
 /*
  * Give workers to the views of one group that have none.  Those that stand
  * close together stay together, and the first lot is the main worker's if that
- * stands there, too, or does not exist yet.  A rebuild is not among them,
- * however close it is: the others would wait while its indexes are built.
+ * stands there, too, or does not exist yet.  A rebuild that lacks indexes is not
+ * among them, however close it is: the others would wait while they are built.
  */
 static void
 place_group(List *due, TimestampTz now)
