@@ -23,9 +23,6 @@
 /* No range is cut into parts smaller than that, nor than what is worth a replay. */
 #define MIN_RANGE 50000
 
-/* Longer ones are multiples of that. */
-#define ROUND_RANGE 1000
-
 /* Messages that are left; -1 if something has been applied already. */
 static int64
 count_left(const KappaApplier *applier, const int64 *end)
@@ -53,21 +50,29 @@ choose_pieces(const KappaApplier *applier, const int64 *end)
 }
 
 /*
- * Sizes are round: versions that are new together meet at the same offsets even if
- * the log has grown between them.
+ * Make the size of ranges larger by an eighth at most: versions that are new
+ * together meet at the same offsets even if the log has grown a little between them.
  */
+static int64
+round_size(int64 size)
+{
+	int64 step = 1;
+
+	while (step * 16 <= size)
+		step *= 2;
+	return (size + step - 1) / step * step;
+}
+
 static void
 insert_ranges(const KappaApplier *applier, const int64 *end, int pieces)
 {
 	int64 min = Min(MIN_RANGE, Max(kappa_replay_min, 1));
-	int64 round = Min(ROUND_RANGE, min);
 
 	for (int p = 0; p < applier->npartitions; p++)
 	{
 		int64 start = applier->next_offset[p];
-		int64 size = Max((end[p] - start + pieces - 1) / pieces, min);
+		int64 size = round_size(Max((end[p] - start + pieces - 1) / pieces, min));
 
-		size = (size + round - 1) / round * round;
 		for (; start < end[p]; start += size)
 		{
 			KappaFillRange range = { p, start, start, Min(start + size, end[p]), 0 };

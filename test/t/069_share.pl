@@ -94,6 +94,22 @@ rebuild_all(@views);
 all_right('rebuilt together', @views);
 is(messages_read($since), @views . "|$n", 'each message was read once for all of them');
 
+# The log grows between them.
+create_topic('ticks', partitions => 1);
+produce('ticks', [ map { { value => { n => $_ % 100 } } } 1 .. $n ]);
+sql(q(CREATE FOREIGN TABLE ticks (n int) SERVER events OPTIONS (topic 'ticks')));
+create_all(ticks_1 => 'SELECT n, count(*) AS c FROM ticks GROUP BY n', ticks_2 => 'SELECT n % 10 AS d, count(*) AS c FROM ticks GROUP BY 1');
+all_right('on one partition', qw(ticks_1 ticks_2));
+$since = last_event();
+my $both = $node->background_psql('postgres');
+$both->query_safe(q(SET client_min_messages = error; BEGIN; SELECT kappa.rebuild('ticks_1')));
+produce('ticks', [ map { { value => { n => $_ } } } 1 .. 50 ]);
+$both->query_safe(q(SELECT kappa.rebuild('ticks_2'); COMMIT));
+$both->quit;
+all_right('rebuilt together', qw(ticks_1 ticks_2));
+is(messages_read($since), '2|' . ($n + 50), 'what both had seen was read for both of them');
+sql('DROP TABLE ticks_1, ticks_2');
+
 $since = last_event();
 create_all(buyers_all => 'SELECT k, shop, amount FROM buyers', buyers_some => q(SELECT k, upper(shop) AS shop FROM buyers WHERE shop = 'shop 1'));
 all_right('changelogs', 'buyers_all', 'buyers_some');
