@@ -159,6 +159,32 @@ slowly(0);
 is(sql("SELECT kappa.wait_for_rebuild('log_1', '1 min')"), 't', 'rebuild of log over one partition');
 ok_view($node, 'log_1');
 
+# All of a view is in its tablespace, whatever the tablespace of who has it rebuilt.
+sql(q(SET allow_in_place_tablespaces = on;
+CREATE TABLESPACE fast LOCATION '';
+CREATE TABLESPACE other LOCATION '';
+CREATE ROLE keeper;
+GRANT CREATE ON TABLESPACE fast TO keeper;
+GRANT CREATE ON SCHEMA public TO keeper;
+GRANT USAGE ON FOREIGN SERVER events TO keeper;
+GRANT SELECT ON sales3 TO keeper;
+SET ROLE keeper;
+SET default_tablespace = fast;
+SELECT kappa.create_view('kept', 'SELECT shop, avg(amount) AS a FROM sales3 GROUP BY shop')));
+ok_view($node, 'kept');
+
+sub tablespaces { return sql("SELECT count(*), string_agg(DISTINCT spcname, ' ') FROM pg_class c LEFT JOIN pg_tablespace t ON t.oid = reltablespace WHERE relname LIKE 'kept%' AND relkind = 'r'") }
+is(tablespaces(), '2|fast', 'a view and its state are in a tablespace');
+slowly(300);
+sql(q(SET default_tablespace = other; SET kappa.keep_previous = 0; SET client_min_messages = error; SELECT kappa.rebuild('kept')));
+ok(wait_for($node, 'SELECT count(*) > 0 FROM kappa.fill_range WHERE next_offset > start_offset'), 'a rebuild is under way');
+is(tablespaces(), '5|fast', 'and so are its tables');
+slowly(0);
+is(sql("SELECT kappa.wait_for_rebuild('kept', '1 min')"), 't', 'rebuild in a tablespace');
+ok_view($node, 'kept');
+is(tablespaces(), '2|fast', 'where the view still is');
+sql("SELECT kappa.drop_view('kept')");
+
 # When it is given up, what was written goes: a worker writes it again.
 sql(q(CREATE TABLE weights (id int PRIMARY KEY, w int); INSERT INTO weights VALUES (3000, 4);
 SELECT kappa.create_view('shares', 'SELECT s.id, 100 / w.w AS x FROM sales1 s LEFT JOIN weights w USING (id)')));
