@@ -123,7 +123,7 @@ sub arm
 
 =pod
 
-=head2 was_hit($path, $timeout = 60)
+=head2 was_hit($path, $timeout = 120)
 
 Waits until a fault has been met; returns whether it was.
 
@@ -132,7 +132,7 @@ Waits until a fault has been met; returns whether it was.
 sub was_hit
 {
 	my ($path, $timeout) = @_;
-	my $deadline = time + ($timeout // 60);
+	my $deadline = time + ($timeout // 120);
 
 	until (-e "$path.hit")
 	{

@@ -418,7 +418,7 @@ sub load_messages
 
 =pod
 
-=head2 wait_for($node, $sql, $expected = 't', $timeout = 60)
+=head2 wait_for($node, $sql, $expected = 't', $timeout = 120)
 
 Runs a query until its result is as expected.  Returns whether it came to
 that; if not, prints the last result.  A server that does not answer is a
@@ -429,7 +429,7 @@ result like another, so that restarts can be waited for.
 sub wait_for
 {
 	my ($node, $sql, $expected, $timeout, %options) = @_;
-	my $deadline = time + ($timeout // 60);
+	my $deadline = time + ($timeout // 120);
 	my ($out, $err);
 
 	$expected //= 't';
@@ -557,7 +557,7 @@ sub ok_view
 
 	my ($node, $view, %options) = @_;
 	my $dbname = $options{dbname} // 'postgres';
-	my $timeout = $options{timeout} // 30;
+	my $timeout = $options{timeout} // 120;
 	my ($out, $err);
 
 	$node->psql($dbname, "SELECT kappa.wait_for('$view', '$timeout s')",

@@ -52,7 +52,7 @@ sub ok_views
 	my ($name, @views) = @_;
 
 	$load->settle;
-	ok_view($load->node, $_, name => "$name: $_ has the rows of its query", timeout => 120) foreach @views;
+	ok_view($load->node, $_, name => "$name: $_ has the rows of its query") foreach @views;
 	$load->ok_sent;
 	return;
 }
@@ -75,7 +75,7 @@ my %target = (
 	recovery_target_time => $node->safe_psql('postgres', 'SELECT clock_timestamp()'));
 $load->send_more(clicks => 3000);
 $load->settle;
-ok_view($node, $_, timeout => 120) foreach @few;
+ok_view($node, $_) foreach @few;
 my $segment = $node->safe_psql('postgres', 'SELECT pg_walfile_name(pg_switch_wal())');
 ok(wait_for($node, "SELECT last_archived_wal >= '$segment' FROM pg_stat_archiver"), 'the log is archived');
 

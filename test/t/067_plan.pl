@@ -150,7 +150,7 @@ run(q(SET ROLE app;
 CREATE FOREIGN TABLE long (id bigint, shop text) SERVER events OPTIONS (topic 'long', format 'json');
 SELECT kappa.create_view('long_sums', 'SELECT shop, avg(id) AS mean FROM long GROUP BY shop');
 SELECT kappa.create_view('long_log', 'SELECT id, shop FROM long')));
-ok_view($node, $_, timeout => 120) foreach qw(long_sums long_log);
+ok_view($node, $_) foreach qw(long_sums long_log);
 rate(2000);
 run("SELECT kappa.rebuild('long_sums', switch => 'manual')");
 ok(wait_for($node, column("phase = 'replaying' AND messages > 0 AND messages_per_second > 0 AND eta > clock_timestamp() AND percent BETWEEN 1 AND 99")), 'a rebuild under way tells');

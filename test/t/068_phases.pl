@@ -242,13 +242,13 @@ produce('long', [ map { { value => { id => $_, shop => "shop $_" } } } 1 .. 30_0
 run(q(CREATE FOREIGN TABLE long (id bigint, shop text) SERVER events OPTIONS (topic 'long', format 'json');
 SELECT kappa.create_view('long_means', 'SELECT shop, avg(id) AS mean, max(id) AS top FROM long GROUP BY shop');
 SELECT kappa.create_view('short', 'SELECT id FROM long WHERE id < 5')));
-ok_view($node, $_, timeout => 120) foreach qw(long_means short);
+ok_view($node, $_) foreach qw(long_means short);
 run($_) foreach "ALTER SYSTEM SET temp_file_limit = '100kB'", "ALTER SYSTEM SET maintenance_work_mem = '1MB'", 'SELECT pg_reload_conf()';
 run("SELECT kappa.rebuild('long_means')");
 ok(wait_for($node, "SELECT count(*) > 0 FROM kappa.events WHERE view = 'long_means'::regclass AND version = 2 AND event = 'failed' AND detail ~ 'temporary file size exceeds'"), 'a replay meets the limit');
 is(run("SELECT phase FROM kappa.rebuilds WHERE view = 'long_means'::regclass"), 'replaying', 'and is tried again');
 produce('long', [ { value => { id => 1, shop => 'shop 1' } } ]);
-ok_view($node, $_, timeout => 120) foreach qw(long_means short);
+ok_view($node, $_) foreach qw(long_means short);
 run($_) foreach 'ALTER SYSTEM RESET temp_file_limit', 'ALTER SYSTEM RESET maintenance_work_mem', 'SELECT pg_reload_conf()';
 is(run("SELECT kappa.wait_for_rebuild('long_means', '1 min')"), 't', 'until there is room');
 ok_view($node, 'long_means');

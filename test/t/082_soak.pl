@@ -205,7 +205,7 @@ sub cycle
 	$open->$end if $open;
 	come_to_rest();
 	await_broker();
-	ok_view($node, $_, timeout => 120) foreach $load->views;
+	ok_view($node, $_) foreach $load->views;
 	$load->ok_sent;
 	$count{cycles}++;
 	return;
