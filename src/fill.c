@@ -251,8 +251,9 @@ finish(KappaApplier *applier, const KappaFill *fill, const KappaFillProgress *pr
 		kappa_definition_analyze_table(fill->staging);
 		set_parallelism(kappa_rebuild_workers - 1);
 		kappa_fill_merge(applier, fill);
-		kappa_definition_analyze_table(applier->target);
 	}
+	if (OidIsValid(fill->staging) || !applier->live)
+		kappa_definition_analyze_table(applier->target);
 	if (!applier->live)
 		kappa_rebuild_note_replayed(applier, progress->messages);
 	kappa_fill_delete(fill->view, fill->version);
