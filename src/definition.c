@@ -166,6 +166,16 @@ kappa_definition_enter_deparse(const char *search_path)
 	return level;
 }
 
+int
+kappa_definition_enter_hash(void)
+{
+	int level = kappa_definition_enter_deparse("");
+
+	set_local("TimeZone", "UTC");
+	set_local("lc_monetary", "C");
+	return level;
+}
+
 /* ---- reading definitions ---- */
 
 /* Nobody may rely on a name that was there a moment ago: others drop tables. */
@@ -400,9 +410,7 @@ kappa_definition_hash_sources(Oid definition, List **views)
 		return NULL;
 	if (!uses_system_column((Node *) query, NULL))
 		(void) make_nameless((Node *) query, NULL);
-	level = kappa_definition_enter_deparse("");
-	set_local("TimeZone", "UTC");
-	set_local("lc_monetary", "C");
+	level = kappa_definition_enter_hash();
 	text = pg_get_querydef(query, false);
 	AtEOXact_GUC(true, level);
 	hash = DatumGetUInt64(hash_any_extended((unsigned char *) text, strlen(text), 0));

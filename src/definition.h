@@ -87,6 +87,9 @@ extern bool kappa_definition_same_sources(const char *before, const char *now);
  */
 extern int kappa_definition_enter_deparse(const char *search_path);
 
+/* The same for what is hashed: the text must not depend on who asks. */
+extern int kappa_definition_enter_hash(void);
+
 /* The text of a definition, deparsed under an empty search_path. */
 extern char *kappa_definition_get_text(Oid definition, bool pretty);
 

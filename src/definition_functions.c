@@ -363,7 +363,7 @@ kappa_definition_list_callees(Oid definition, List **all)
 	(void) search_node((Node *) kappa_definition_get_query(definition), &search);
 	if (search.functions == NIL)
 		return NIL;
-	level = kappa_definition_enter_deparse("");
+	level = kappa_definition_enter_hash();
 	foreach(lc, search.functions)
 		callees = lappend(callees, describe_callee(lfirst_oid(lc), all));
 	AtEOXact_GUC(true, level);

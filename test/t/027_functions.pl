@@ -188,6 +188,14 @@ sql(q(SELECT kappa.rebuild('condition')));
 is(sql(q(SELECT kappa.wait_for_rebuild('condition', '1 min'))), 't', 'the next one does not');
 ok_view($node, 'condition', name => 'which has what the function says now');
 
+# What a function is does not depend on the settings of who asks.
+sql(q(CREATE FUNCTION is_late(timestamptz) RETURNS boolean IMMUTABLE RETURN $1 >= timestamptz '2026-01-02 00:00+00';
+SELECT kappa.create_view('late', $$ SELECT n, is_late(to_timestamp(n)) AS l FROM calls $$)));
+ok_view($node, 'late');
+sql(q(SET TimeZone = 'Asia/Tokyo'; SELECT kappa.rebuild('late')));
+is(sql(q(SELECT kappa.wait_for_rebuild('late', '1 min'))), 't', 'rebuilt in another time zone');
+ok_view($node, 'late');
+
 # A function that is replaced while a batch is applied: the batch is not committed.
 sql(q(SELECT kappa.create_view('gate', 'SELECT n, waits(n) AS w FROM calls')));
 ok_view($node, 'gate');
