@@ -276,22 +276,17 @@ lacks_argument(FunctionCallInfo fcinfo)
 }
 
 /*
- * Processes that replay begin at once if the log is worth it: no worker has to ask
- * first what has just been asked.
+ * If the log is long enough, hand the version over to the processes that replay,
+ * up to the end that the plan has found.
  */
 static void
 begin_replay(const KappaView *view, int32 number, const KappaReplayPlan *plan)
 {
 	KappaApplier *applier = kappa_apply_open(view->view, number);
-	int64 *begin = palloc(Max(plan->nparts, 1) * sizeof(int64));
-	int64 *end = palloc(Max(plan->nparts, 1) * sizeof(int64));
-	int n = 0;
+	int64 *begin;
+	int64 *end;
+	int n = kappa_replay_get_log(plan, &begin, &end);
 
-	for (; n < plan->nparts && plan->parts[n].log_end >= 0; n++)
-	{
-		begin[n] = plan->parts[n].log_begin;
-		end[n] = plan->parts[n].log_end;
-	}
 	kappa_apply_set_log(applier, n, begin, end);
 	(void) kappa_fill_begin(applier, end);
 	kappa_apply_close(applier);

@@ -102,11 +102,9 @@ start_as_before(KappaReplayPlan *plan, const KappaPosition *position, int nparti
 }
 
 static void
-start_elsewhere(KappaReplayPlan *plan, const KappaStart *start, KafkaTopic *topic)
+start_elsewhere(KappaReplayPlan *plan, const int64 *offsets, int npartitions)
 {
-	int64 *offsets = kappa_start_resolve(start, topic, &plan->nstarts);
-
-	plan->nstarts = Min(plan->nstarts, plan->nparts);
+	plan->nstarts = Min(npartitions, plan->nparts);
 	for (int p = 0; p < plan->nstarts; p++)
 		plan->parts[p].start = offsets[p];
 }
@@ -345,12 +343,18 @@ kappa_replay_plan(const KappaView *view, const KappaTable *table, const KappaSta
 	KafkaClient *client;
 	KafkaTopic *topic;
 	KappaReplayPlan *plan;
+	int64 *offsets = NULL;
+	int noffsets = 0;
 	int npartitions;
 	double size;
 
 	kappa_options_check_reader(table, view->owner);
 	client = kappa_kafka_open(kappa_options_get_connection(table->serverid, view->owner), false);
 	topic = kappa_kafka_topic(client, table->topic);
+
+	/* The log grows: whatever its end is asked for after the start lies behind that. */
+	if (start != NULL)
+		offsets = kappa_start_resolve(start, topic, &noffsets);
 	npartitions = kappa_kafka_partition_count(topic, NULL);
 	if (start != NULL || strcmp(position->topic, table->topic) != 0)
 		position->npartitions = 0; /* another beginning, or another log */
@@ -359,7 +363,7 @@ kappa_replay_plan(const KappaView *view, const KappaTable *table, const KappaSta
 	if (start == NULL)
 		start_as_before(plan, position, npartitions);
 	else
-		start_elsewhere(plan, start, topic);
+		start_elsewhere(plan, offsets, noffsets);
 	for (int p = 0; p < npartitions; p++)
 		plan->messages += plan->parts[p].log_end - get_first(&plan->parts[p]);
 
@@ -370,6 +374,21 @@ kappa_replay_plan(const KappaView *view, const KappaTable *table, const KappaSta
 	find_rate(plan, view->view);
 	kappa_kafka_close(client);
 	return plan;
+}
+
+int
+kappa_replay_get_log(const KappaReplayPlan *plan, int64 **begin, int64 **end)
+{
+	int n = 0;
+
+	*begin = palloc(Max(plan->nparts, 1) * sizeof(int64));
+	*end = palloc(Max(plan->nparts, 1) * sizeof(int64));
+	for (; n < plan->nparts && plan->parts[n].log_end >= 0; n++)
+	{
+		(*begin)[n] = plan->parts[n].log_begin;
+		(*end)[n] = plan->parts[n].log_end;
+	}
+	return n;
 }
 
 int64 *

@@ -51,6 +51,9 @@ extern KappaReplayPlan *kappa_replay_plan(const KappaView *view, const KappaTabl
 /* The start offsets that are to be stored, one for each of nstarts partitions. */
 extern int64 *kappa_replay_get_starts(const KappaReplayPlan *plan);
 
+/* The log as it was found: its bounds, for each of the partitions that it returns. */
+extern int kappa_replay_get_log(const KappaReplayPlan *plan, int64 **begin, int64 **end);
+
 /* Say how much is going to be read, and about how long it takes. */
 extern void kappa_replay_announce(const KappaView *view, const KappaReplayPlan *plan);
 

@@ -197,6 +197,22 @@ rate(0);
 run("SELECT kappa.rebuild('long_log')");
 done('long_log', 'another one is none of its business');
 
+# ---- From the end of a log that grows. ----
+
+create_topic('growing', partitions => 2);
+run("CREATE FOREIGN TABLE growing (id int) SERVER events OPTIONS (topic 'growing'); SELECT kappa.create_view('newest', 'SELECT count(*) AS n FROM growing')");
+ok_view($node, 'newest');
+my $growing = start_producer('growing', [ map { { value => { id => $_ } } } 1 .. 100_000 ], rate => 5000);
+ok(wait_for($node, 'SELECT n > 0 FROM newest'), 'a log grows');
+foreach my $start (qw(latest tomorrow))
+{
+	run("SELECT kappa.rebuild('newest', start => '$start', switch => 'manual'); SELECT kappa.cancel_rebuild('newest')") foreach 1 .. 10;
+	run("SELECT kappa.rebuild('newest', start => '$start')");
+	done('newest', "from its end, $start");
+	verified($node, 'newest');
+}
+$growing->stop;
+
 # ---- An index on whole rows. ----
 
 run('CREATE INDEX long_log_row ON long_log ((long_log IS NULL))');
