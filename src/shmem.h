@@ -254,9 +254,10 @@ typedef struct KappaAssignment
 } KappaAssignment;
 
 /*
- * Choose workers for views; no worker sees some of it.  Nothing is done where
- * the worker has gone since it was looked at: a view that waited for one that is
- * gone would wait for ever.  It has woken the supervisor.
+ * Choose workers for views; no worker sees only some of it.  Nothing is done
+ * where the worker has gone since it was looked at, for a view that waited for
+ * one that is gone would wait for ever, nor where the view has failed since.
+ * Either has woken the supervisor.
  */
 extern void kappa_shmem_assign_views(const KappaAssignment *assignments, int n);
 

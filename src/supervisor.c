@@ -8,7 +8,8 @@
  * those of its views that are at the end of the log.  Views that are far
  * behind the others (new, resumed or failed ones, and the shadows of rebuilds)
  * are given to another worker until they have caught up, so that they neither
- * hold up the others nor read the log once each.
+ * hold up the others nor read the log once each.  Versions that processes replay
+ * the log into (fill.c) have no worker meanwhile.
  *
  * The decision is written into shared memory as the wanted worker of each
  * view; the workers act on it between two batches.  The supervisor does so
@@ -74,7 +75,7 @@ typedef struct Candidate
 	RunnableView *runnable; /* NULL: should not run any more */
 	KappaViewPlace *place;
 	int64 position; /* sum of its next offsets; of groups to be placed only */
-	bool assigned;  /* the place's wanted worker has been chosen in this round */
+	bool assigned;  /* to the worker that the place wants; nobody else knows yet */
 } Candidate;
 
 static MemoryContext SupervisorContext;
@@ -209,8 +210,14 @@ load_runnable(void)
 	StartTransactionCommand();
 	installed = kappa_catalog_hold();
 	if (installed)
-		set_runnable(kappa_catalog_list_runnable(), kappa_fill_list(),
-					 kappa_rebuild_run_list_ready());
+	{
+		/* Whoever sees a version in the first sees what was made with it in the others. */
+		List *versions = kappa_catalog_list_runnable();
+		List *fills = kappa_fill_list();
+		List *ready = kappa_rebuild_run_list_ready();
+
+		set_runnable(versions, fills, ready);
+	}
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(RoundContext);
 	return installed;
@@ -391,8 +398,8 @@ assign(Candidate *candidate, int worker)
 }
 
 /*
- * Tell the workers what has been assigned, at once: views that are new together
- * come to their worker together, and so are read for together.
+ * Tell the workers what has been assigned, all at once: views of a group that are
+ * new together come to their worker together, and so are read for together.
  */
 static void
 publish_assignments(void)
@@ -408,8 +415,10 @@ publish_assignments(void)
 			continue;
 		assignments[n].slot = place->slot;
 		assignments[n++].worker = get_worker(place->wanted)->id;
+		candidates[i].assigned = false;
 	}
-	kappa_shmem_assign_views(assignments, n);
+	if (n > 0)
+		kappa_shmem_assign_views(assignments, n);
 }
 
 /*
@@ -659,6 +668,7 @@ place_group(List *due, TimestampTz now)
 			postpone(candidate, now);
 		previous = candidate;
 	}
+	publish_assignments();
 }
 
 /* Give workers to all views that have none and whose time has come. */
@@ -764,8 +774,8 @@ decide(void)
 	stop_excess_workers();
 	for (int i = 0; i < ncandidates; i++)
 		join_main_worker(&candidates[i]);
-	place_views(now);
 	publish_assignments();
+	place_views(now);
 	start_fillers(now);
 	return next_moment(now);
 }
