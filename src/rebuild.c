@@ -6,9 +6,11 @@
  * The steps of a rebuild, as the worker that applies messages to the shadow
  * takes them:
  *
- * - replay the log, in a worker of its own;
+ * - replay the log, if it is long by processes for that (fill.c), else here, in
+ *   a worker of its own;
  * - give the shadow the indexes that the view has, and catch up again;
- * - join the worker of the live version.  From then on both move in the same
+ * - join the worker of the live version, unless it could go there at once
+ *   because nothing was lacking after the replay.  From then on both move in the same
  *   transactions, so every new snapshot sees them at the same offsets;
  * - wait until the snapshots are gone that are older.  To such a snapshot the
  *   shadow's rows are others than the view's at its offsets, or invisible,
@@ -246,7 +248,10 @@ prepare_shadow(Rebuild *rebuild, const KappaApplier *shadow)
 void
 kappa_rebuild_note_replayed(const KappaApplier *shadow, int64 messages)
 {
-	if (!can_exchange(shadow->view, shadow->target) ||
+	KappaRebuildRun *run = kappa_rebuild_run_get(shadow->view);
+
+	if (run == NULL || strcmp(run->switch_kind, KAPPA_SWITCH_ROWS) == 0 ||
+		!can_exchange(shadow->view, shadow->target) ||
 		!lacks_something(shadow->view, shadow->target))
 		kappa_rebuild_run_report(shadow->view, shadow->version, KAPPA_PHASE_CATCHING_UP,
 								 messages, 0);

@@ -52,7 +52,8 @@ extern KappaRebuildAction kappa_rebuild_step(KappaApplier *shadow, KappaApplier 
 
 /*
  * The log has been replayed into a version that is not live, messages in all.  If
- * it lacks nothing else it may join the live version at once.  Needs a transaction.
+ * it lacks neither indexes nor statistics it may join the live version at once.
+ * Needs a transaction.
  */
 extern void kappa_rebuild_note_replayed(const KappaApplier *shadow, int64 messages);
 

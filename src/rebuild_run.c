@@ -116,8 +116,8 @@ void
 kappa_rebuild_run_report(Oid view, int32 version, const char *phase,
 						 int64 messages, int waiting_for)
 {
-	Oid types[] = { OIDOID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID };
-	Datum values[6];
+	Oid types[] = { OIDOID, INT4OID, TEXTOID, INT8OID, INT4OID, TEXTOID, TEXTOID };
+	Datum values[7];
 
 	values[0] = ObjectIdGetDatum(view);
 	values[1] = Int32GetDatum(version);
@@ -125,28 +125,29 @@ kappa_rebuild_run_report(Oid view, int32 version, const char *phase,
 	values[3] = Int64GetDatum(messages);
 	values[4] = Int32GetDatum(waiting_for);
 	values[5] = CStringGetTextDatum(KAPPA_PHASE_REPLAYING);
-	(void) execute("UPDATE kappa.rebuild_run SET phase = $3, messages = $4,"
-				   " waiting_for = nullif($5, 0),"
-				   " replayed_at = CASE WHEN $3 <> $6 THEN coalesce(replayed_at, clock_timestamp()) END"
+	values[6] = CStringGetTextDatum(KAPPA_PHASE_CATCHING_UP);
+	(void) execute("UPDATE kappa.rebuild_run SET messages = $4, waiting_for = nullif($5, 0),"
+				   " phase = CASE WHEN $3 = $6 AND replayed_at IS NOT NULL THEN $7 ELSE $3 END,"
+				   " replayed_at = CASE WHEN $3 = $6 THEN replayed_at"
+				   "  ELSE coalesce(replayed_at, clock_timestamp()) END"
 				   " WHERE view = $1 AND version = $2 AND finished_at IS NULL",
-				   6, types, values, NULL);
+				   7, types, values, NULL);
 }
 
 List *
 kappa_rebuild_run_list_ready(void)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid types[] = { TEXTOID, TEXTOID };
-	Datum values[] = { CStringGetTextDatum(KAPPA_PHASE_REPLAYING),
-					   CStringGetTextDatum(KAPPA_PHASE_INDEXES) };
+	Oid types[] = { TEXTOID };
+	Datum values[] = { CStringGetTextDatum(KAPPA_PHASE_CATCHING_UP) };
 	KappaCatalogScope scope;
 	List *views = NIL;
 	MemoryContext old;
 
 	kappa_catalog_enter(&scope);
 	if (SPI_execute_with_args("SELECT view::oid FROM kappa.rebuild_run"
-							  " WHERE finished_at IS NULL AND phase NOT IN ($1, $2)",
-							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+							  " WHERE finished_at IS NULL AND phase = $1",
+							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kappa.rebuild_run");
 	old = MemoryContextSwitchTo(context);
 	for (uint64 i = 0; i < SPI_processed; i++)

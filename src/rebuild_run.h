@@ -66,8 +66,9 @@ extern void kappa_rebuild_run_report(Oid view, int32 version, const char *phase,
 									 int64 messages, int waiting_for);
 
 /*
- * The views whose rebuild has replayed the log and has the indexes it needs, so
- * that the new version may be applied where the live one is; of Oid.
+ * The views whose rebuild has replayed the log, lacks nothing, and waits for
+ * nothing but the messages since: its version may be applied where the live one
+ * is.  Of Oid.
  */
 extern List *kappa_rebuild_run_list_ready(void);
 
