@@ -436,7 +436,7 @@ check_partition_count(KappaApplier *applier, int n)
 				 errmsg("partitions were added to changelog topic \"%s\"", applier->topic),
 				 errdetail("View \"%s\" has read %d partitions, the topic has %d.  A key may have moved to another partition, so that the order of its messages is lost.",
 						   applier->name, applier->npartitions, n),
-				 errhint("Rebuild the view with kappa.rebuild() once all keys have been written again; or, if later messages have later timestamps, set the foreign table's option key_order to timestamp.")));
+				 errhint("Write all keys again, and rebuild the view from the time at which that began, with the argument start of kappa.rebuild(); or, if later messages have later timestamps, set the foreign table's option key_order to timestamp.")));
 }
 
 void
