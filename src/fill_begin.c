@@ -51,8 +51,9 @@ choose_pieces(const KappaApplier *applier, const int64 *end)
 }
 
 /*
- * Make the size of ranges larger by an eighth at most: versions that are new
- * together meet at the same offsets even if the log has grown a little between them.
+ * Make the size of ranges larger by an eighth at most.  Then versions that are new
+ * together as a rule meet at the same offsets, even if the log has grown a little
+ * between them; those that do not are read for alone.
  */
 static int64
 round_size(int64 size)

@@ -33,8 +33,8 @@ typedef struct KappaFillMember
 {
 	KappaFillShare *share;
 	KappaApplier *applier;
-	uint64 messages; /* that were read, and of them: */
-	uint64 bytes;
+	uint64 messages;   /* that were read for it */
+	uint64 bytes;      /* of their keys and values */
 	uint64 rows;       /* that the delta has made */
 	uint64 time_taken; /* us */
 } KappaFillMember;
