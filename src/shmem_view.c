@@ -297,7 +297,7 @@ assign_view(KappaViewSlot *view, const KappaProcessId *worker)
 	KappaProcess *process = &kappa_shmem.workers[worker->slot];
 
 	if (process->dbid != worker->dbid || process->generation != worker->generation ||
-		view->retry_at > GetCurrentTimestamp())
+		(view->owner < 0 && view->retry_at > GetCurrentTimestamp()))
 		return;
 	view->wanted = worker->slot;
 	kappa_shmem_wake_worker(worker->slot);
