@@ -257,8 +257,7 @@ typedef struct KappaAssignment
  * Choose workers for views; no worker sees only some of it.  Nothing is done
  * where the worker has gone since it was looked at, for a view that waited for
  * one that is gone would wait for ever, nor where the view has failed and left
- * its worker since.
- * Either has woken the supervisor.
+ * its worker since.  Either has woken the supervisor.
  */
 extern void kappa_shmem_assign_views(const KappaAssignment *assignments, int n);
 
