@@ -89,7 +89,7 @@ make_header_values(const KappaMessage *message)
 static Size
 get_size(const KappaMessage *message)
 {
-	Size size = message->key_len + message->value_len;
+	Size size = kappa_message_bytes(message);
 
 	for (int i = 0; i < message->nheaders; i++)
 		size += strlen(message->headers[i].name) + message->headers[i].value_len;

@@ -248,7 +248,7 @@ count_new_messages(Delivery *delivery, KappaServed *served, uint64 *bytes)
 			bms_is_member(i, served->faults.excluded))
 			continue;
 		n++;
-		*bytes += message->key_len + message->value_len;
+		*bytes += kappa_message_bytes(message);
 	}
 	return n;
 }

@@ -474,7 +474,7 @@ count_messages(KappaReader *reader)
 		if (reader->messages[i].kind != KAPPA_MESSAGE_DATA)
 			continue;
 		messages++;
-		bytes += reader->messages[i].key_len + reader->messages[i].value_len;
+		bytes += kappa_message_bytes(&reader->messages[i]);
 	}
 	pg_atomic_fetch_add_u64(&reader->queue->messages, messages);
 	pg_atomic_fetch_add_u64(&reader->queue->bytes, bytes);
@@ -530,7 +530,7 @@ kappa_reader_next(KappaReader *reader)
 			if (accept_entry(reader, message))
 			{
 				reader->returned++;
-				reader->returned_bytes += message->key_len + message->value_len;
+				reader->returned_bytes += kappa_message_bytes(message);
 				return message;
 			}
 		}

@@ -51,7 +51,7 @@ note_message(KappaSource *source, const KappaMessage *message)
 
 	source->fetched[p] = message->offset + 1;
 	source->end[p] = Max(source->end[p], source->fetched[p]);
-	source->nbytes += message->key_len + message->value_len;
+	source->nbytes += kappa_message_bytes(message);
 }
 
 /*

@@ -93,7 +93,7 @@ kappa_fill_reader_close(KappaFillReader *reader)
 static Size
 count_bytes(const KappaMessage *message)
 {
-	Size size = message->key_len + message->value_len + message->nheaders * sizeof(KappaHeader);
+	Size size = kappa_message_bytes(message) + message->nheaders * sizeof(KappaHeader);
 
 	for (int i = 0; i < message->nheaders; i++)
 		size += strlen(message->headers[i].name) + 1 + message->headers[i].value_len;

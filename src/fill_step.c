@@ -129,7 +129,7 @@ count_bytes(const KappaBatch *batch)
 	uint64 bytes = 0;
 
 	for (int i = 0; i < batch->nmessages; i++)
-		bytes += batch->messages[i].key_len + batch->messages[i].value_len;
+		bytes += kappa_message_bytes(&batch->messages[i]);
 	return bytes;
 }
 

@@ -585,7 +585,7 @@ take_arrived(KafkaTopic *topic, KappaMessage *messages, int max, Size max_bytes)
 								  &messages[n]);
 		topic->next_arrived++;
 
-		size = messages[n].key_len + messages[n].value_len;
+		size = kappa_message_bytes(&messages[n]);
 		bytes += size;
 		topic->bytes_since_wake += size;
 		topic->messages_since_wake++;

@@ -275,7 +275,7 @@ take_later_message(const KappaMessage *message, void *arg)
 	old = MemoryContextSwitchTo(retry->context);
 	kappa_letter_log_copy(&retry->messages[retry->nmessages++], message);
 	MemoryContextSwitchTo(old);
-	retry->bytes += message->key_len + message->value_len;
+	retry->bytes += kappa_message_bytes(message);
 	if (retry->nmessages - retry->nletters >= retry->nletters + CHUNK_MESSAGES ||
 		retry->bytes >= CHUNK_BYTES)
 		reduce_messages(retry);

@@ -50,6 +50,13 @@ typedef struct KappaMessage
 	void *handle; /* the Kafka client's */
 } KappaMessage;
 
+/* Of key and value. */
+static inline Size
+kappa_message_bytes(const KappaMessage *message)
+{
+	return message->key_len + message->value_len;
+}
+
 /*
  * The order of key_order 'timestamp', in which the latest message of a key is
  * the largest: by timestamp, partition and offset.  Says like memcmp() which of

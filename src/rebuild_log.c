@@ -150,7 +150,7 @@ sample_size(const KappaReplayPlan *plan, KafkaClient *client, KafkaTopic *topic)
 		{
 			if (messages[i].kind != KAPPA_MESSAGE_DATA)
 				continue;
-			bytes += messages[i].key_len + messages[i].value_len;
+			bytes += kappa_message_bytes(&messages[i]);
 			count++;
 		}
 		kappa_kafka_release(client, messages, n);
