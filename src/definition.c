@@ -28,6 +28,7 @@
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "commands/tablecmds.h"
+#include "commands/tablespace.h"
 #include "commands/view.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
@@ -122,6 +123,14 @@ kappa_definition_leave_owner(KappaOwnerScope *scope)
 {
 	AtEOXact_GUC(false, scope->guc_level);
 	SetUserIdAndSecContext(scope->userid, scope->sec_context);
+}
+
+void
+kappa_definition_use_tablespace_of(Oid relid)
+{
+	Oid tablespace = get_rel_tablespace(relid);
+
+	set_local("default_tablespace", OidIsValid(tablespace) ? get_tablespace_name(tablespace) : "");
 }
 
 uint64

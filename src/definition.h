@@ -141,6 +141,9 @@ typedef struct KappaOwnerScope
 extern void kappa_definition_enter_owner(KappaOwnerScope *scope, Oid owner, List *settings);
 extern void kappa_definition_leave_owner(KappaOwnerScope *scope);
 
+/* In such a scope: tables made until its end go where a table is. */
+extern void kappa_definition_use_tablespace_of(Oid relid);
+
 /*
  * Run a SELECT as the owner of a view, likewise.  It calls nothing but what the
  * definition calls (see view_callees.h).  SPI must be connected.  The rows go

@@ -18,7 +18,6 @@
 #include "fill.h"
 #include "fill_step.h"
 #include "kappa.h"
-#include "rebuild_commands.h"
 #include "view_fill.h"
 
 /* No range is cut into parts smaller than that, nor than what is worth a replay. */
@@ -93,7 +92,7 @@ create_staging(const KappaApplier *applier, const KappaShape *shape)
 
 	kappa_definition_enter_owner(&scope, applier->owner,
 								 kappa_apply_get_version(applier)->settings);
-	kappa_rebuild_use_tablespace_of(applier->view);
+	kappa_definition_use_tablespace_of(applier->view);
 	staging = kappa_definition_create_state_table(kappa_plan_staging_ddl, shape, namespace,
 												  get_rel_name(applier->view),
 												  psprintf("v%d_staging", applier->version));

@@ -13,7 +13,6 @@
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
-#include "commands/tablespace.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -21,7 +20,6 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
@@ -117,16 +115,6 @@ make_settings(const List *settings)
 	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
-void
-kappa_rebuild_use_tablespace_of(Oid relid)
-{
-	Oid tablespace = get_rel_tablespace(relid);
-
-	(void) set_config_option("default_tablespace",
-							 OidIsValid(tablespace) ? get_tablespace_name(tablespace) : "",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-}
-
 /*
  * Analyse the new version's query as the view's owner, who must be able to
  * read what it reads, under the settings that it is going to have.
@@ -182,7 +170,7 @@ create_version(const KappaView *view, const char *text, const KappaShape *shape,
 	Oid shadow;
 
 	kappa_definition_enter_owner(&scope, view->owner, settings);
-	kappa_rebuild_use_tablespace_of(view->view);
+	kappa_definition_use_tablespace_of(view->view);
 	shadow = kappa_columns_create_shadow(view, shape, psprintf("v%d_rows", number));
 	kappa_definition_depend(shadow, view->view);
 	version = kappa_view_create_version(text, shape, view->view, shadow, number);

@@ -30,7 +30,4 @@ extern void kappa_rebuild_waiters_tag(Oid view, LOCKTAG *tag);
 extern const char *kappa_rebuild_choose_switch(const KappaView *view, Oid shadow,
 											   const char *asked);
 
-/* Tables made from now on go where a table is. */
-extern void kappa_rebuild_use_tablespace_of(Oid relid);
-
 #endif /* KAPPA_REBUILD_COMMANDS_H */

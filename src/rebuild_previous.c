@@ -158,7 +158,7 @@ copy_rows(const KappaView *view, const KappaVersion *from)
 	shape = kappa_analyze_query(kappa_definition_get_query(from->definition), NULL, false);
 	columns = list_columns(from->definition);
 	kappa_definition_enter_owner(&scope, view->owner, from->settings);
-	kappa_rebuild_use_tablespace_of(view->view);
+	kappa_definition_use_tablespace_of(view->view);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	copy = kappa_columns_create_shadow(view, shape, psprintf("v%d_rows", from->version));
 	kappa_definition_depend(copy, view->view);
