@@ -33,6 +33,7 @@ OBJS = \
 	src/decode_convert.o \
 	src/decode_error.o \
 	src/decode_json.o \
+	src/decode_json_shape.o \
 	src/decode_json_text.o \
 	src/decode_metadata.o \
 	src/decode_path.o \

@@ -19,6 +19,9 @@
  * some control characters count as brackets or commas, so every token is
  * looked at before it is believed.
  *
+ * Texts that look like earlier ones do not come here: decode_json_shape.cpp
+ * recognises them.
+ *
  * Stage 1 reads nothing beyond the text (it copies the last block), and the
  * walk does not either.
  *
@@ -39,6 +42,7 @@
 extern "C"
 {
 #include "decode_json.h"
+#include "decode_json_shape.h"
 }
 
 using simdjson::internal::dom_parser_implementation;
@@ -248,10 +252,10 @@ read_atom(Walk &walk, const char *p, KappaJsonValue *value)
 }
 
 static inline void
-forget_values(Walk &walk, const KappaJsonNode *node)
+forget_values(KappaJsonValue *values, const KappaJsonNode *node)
 {
 	for (int i = node->first_slot; i < node->end_slot; i++)
-		walk.values[i].kind = KAPPA_JSON_MISSING;
+		values[i].kind = KAPPA_JSON_MISSING;
 }
 
 /* The child of a node that a member of an object stands for, or NULL. */
@@ -408,7 +412,7 @@ next_value:
 
 	/* Of a member that occurs twice, the last counts, with all below it. */
 	if (want != nullptr)
-		forget_values(walk, want);
+		forget_values(walk.values, want);
 
 	if (*p == '{' || *p == '[')
 	{
@@ -577,7 +581,10 @@ parse_text(KappaJsonParser *parser, const char *text, size_t len,
 	walk.wrong = text;
 
 	error = walk_text(walk, parser->levels);
-	if (error != KAPPA_JSON_OK)
+	if (error == KAPPA_JSON_OK)
+		kappa_json_shapes_learn(paths->shapes, text, len, tokens, ntokens, values,
+								paths->nslots);
+	else
 		*position = walk.wrong - text;
 	return error;
 }
@@ -605,21 +612,19 @@ kappa_json_parse(KappaJsonParser *parser, const char *text, size_t len,
 {
 	KappaJsonError error;
 
-	for (int i = 0; i < paths->nslots; i++)
-		values[i].kind = KAPPA_JSON_MISSING;
-
 	*position = -1;
+	forget_values(values, paths->root);
 	if (len == 0)
 		return KAPPA_JSON_EMPTY;
 	if (len > KAPPA_JSON_MAX_LENGTH)
 		return KAPPA_JSON_TOO_LONG;
+	if (kappa_json_shapes_match(paths->shapes, text, len, values))
+		return KAPPA_JSON_OK;
 
+	forget_values(values, paths->root);
 	error = parse_text(parser, text, len, paths, values, position);
 	if (error != KAPPA_JSON_OK)
-	{
-		for (int i = 0; i < paths->nslots; i++)
-			values[i].kind = KAPPA_JSON_MISSING;
-	}
+		forget_values(values, paths->root);
 
 	/* One huge text must not keep its index for ever. */
 	if (parser->capacity > MAX_KEPT_CAPACITY)

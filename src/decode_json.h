@@ -108,8 +108,9 @@ typedef struct KappaJsonPaths
 {
 	KappaJsonNode *root;
 	int nslots;
-	uint32_t max_name_len; /* longest name of any node */
-	char *scratch;         /* 6 * max_name_len bytes, to unescape names in */
+	uint32_t max_name_len;          /* longest name of any node */
+	char *scratch;                  /* 6 * max_name_len bytes, to unescape names in */
+	struct KappaJsonShapes *shapes; /* of the texts so far; see decode_json_shape.h */
 } KappaJsonPaths;
 
 /* Cheap, and good enough for the few names of a table. */

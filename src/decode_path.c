@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "decode_json_shape.h"
 #include "decode_path.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
@@ -147,5 +148,6 @@ kappa_path_compile(List *columns, int *slots)
 	finish_node(paths, root, slots);
 	paths->root = &root->node;
 	paths->scratch = palloc(6 * paths->max_name_len + 1);
+	paths->shapes = palloc0(sizeof(KappaJsonShapes));
 	return paths;
 }

@@ -79,6 +79,36 @@ push_column(JsonbParseState **state, const KappaColumn *column, Datum value,
 	}
 }
 
+/* What is kept from one call to the next. */
+typedef struct DecodeState
+{
+	KappaTable *table;
+	KappaDecoder *decoder;
+	Datum *values;
+	uint8 *states;
+} DecodeState;
+
+/* Each query makes a decoder of its own, which like a scan's knows earlier messages. */
+static DecodeState *
+get_state(FmgrInfo *flinfo, Oid relid)
+{
+	DecodeState *state = flinfo->fn_extra;
+	MemoryContext old;
+
+	if (state != NULL && state->table->relid == relid)
+		return state;
+
+	old = MemoryContextSwitchTo(flinfo->fn_mcxt);
+	state = palloc(sizeof(DecodeState));
+	state->table = get_topic(relid);
+	state->decoder = kappa_decoder_create(state->table, all_columns(state->table));
+	state->values = palloc(kappa_decoder_ncells(state->decoder) * sizeof(Datum) + 1);
+	state->states = palloc(kappa_decoder_ncells(state->decoder) + 1);
+	MemoryContextSwitchTo(old);
+	flinfo->fn_extra = state;
+	return state;
+}
+
 /*
  * The bytes of an argument, in a chunk of just their size: tools that watch
  * memory notice when something reads beyond a message.
@@ -116,38 +146,34 @@ make_message(FunctionCallInfo fcinfo)
 Datum
 kappa_sql_decode_message(PG_FUNCTION_ARGS)
 {
-	KappaTable *table;
-	KappaDecoder *decoder;
+	DecodeState *decode;
 	KappaMessage message;
 	KappaMalformed malformed;
-	Datum *values;
-	uint8 *states;
 	JsonbParseState *state = NULL;
 	JsonbValue *result;
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
 
-	table = get_topic(PG_GETARG_OID(0));
-	decoder = kappa_decoder_create(table, all_columns(table));
+	decode = get_state(fcinfo->flinfo, PG_GETARG_OID(0));
 	message = make_message(fcinfo);
-	values = palloc(kappa_decoder_ncells(decoder) * sizeof(Datum) + 1);
-	states = palloc(kappa_decoder_ncells(decoder) + 1);
-	if (!kappa_decode_message(decoder, &message, values, states, &malformed))
-		kappa_decode_report_malformed(decoder, &message, &malformed);
+	if (!kappa_decode_message(decode->decoder, &message, decode->values, decode->states,
+							  &malformed))
+		kappa_decode_report_malformed(decode->decoder, &message, &malformed);
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	for (int i = 0; i < table->ncolumns; i++)
+	for (int i = 0; i < decode->table->ncolumns; i++)
 	{
-		int cell = kappa_decoder_cell(decoder, table->columns[i].attnum);
+		const KappaColumn *column = &decode->table->columns[i];
+		int cell = kappa_decoder_cell(decode->decoder, column->attnum);
 		Datum value;
 		bool isnull;
 
 		if (cell < 0)
 			continue;
-		value = kappa_decode_cell(decoder, cell, &message, values[cell],
-								  states[cell], &isnull);
-		push_column(&state, &table->columns[i], value, isnull);
+		value = kappa_decode_cell(decode->decoder, cell, &message, decode->values[cell],
+								  decode->states[cell], &isnull);
+		push_column(&state, column, value, isnull);
 	}
 	result = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
 	PG_RETURN_JSONB_P(JsonbValueToJsonb(result));

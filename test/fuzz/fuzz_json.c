@@ -12,6 +12,9 @@
  * - for columns of many types and at many paths, on the value, or on the
  *	 SQLSTATE of the error.
  *
+ * Each text is decoded twice, the second time by a decoder that may know its
+ * shape, and both times by one that knows texts before it.
+ *
  * The process aborts where they differ, and libFuzzer keeps the text.
  *
  * IDENTIFICATION
@@ -97,7 +100,12 @@ typedef struct Column
 static KappaTable table = { .name = "fuzz", .topic = "fuzz", .format = KAPPA_FORMAT_JSON };
 static Column columns[lengthof(wanted)];
 static KappaDecoder *decoder;
+static MemoryContext decoder_context;
+static int decoded;               /* texts, by this decoder */
 static MemoryContext run_context; /* reset after each text */
+
+/* Texts for a decoder; then another one begins, without shapes. */
+#define TEXTS_PER_DECODER 200
 
 /* A text, and what has been made of it. */
 typedef struct Subject
@@ -347,26 +355,6 @@ compare(Subject *subject)
 		compare_columns(subject);
 }
 
-static int
-run_one(const uint8_t *data, size_t size)
-{
-	MemoryContext old_context = MemoryContextSwitchTo(run_context);
-	Subject *subject = palloc0(sizeof(Subject));
-
-	/* The bytes are libFuzzer's, who notices when more of them are read. */
-	subject->message.value = (const char *) data;
-	subject->message.value_len = size;
-	subject->text = pnstrdup((const char *) data, size);
-
-	/* No value at all is a row, and none that PostgreSQL could read. */
-	if (size > 0)
-		compare(subject);
-
-	MemoryContextSwitchTo(old_context);
-	MemoryContextReset(run_context);
-	return 0;
-}
-
 /* ---- Set-up. ---- */
 
 static void
@@ -402,18 +390,47 @@ init_column(int i, KappaColumn *description)
 }
 
 static void
-create_decoder(void)
+init_table(void)
 {
-	Bitmapset *all = NULL;
-
 	table.ncolumns = lengthof(wanted);
 	table.columns = palloc0(lengthof(wanted) * sizeof(KappaColumn));
 	for (int i = 0; i < lengthof(wanted); i++)
-	{
 		init_column(i, &table.columns[i]);
-		all = bms_add_member(all, i + 1);
-	}
-	decoder = kappa_decoder_create(&table, all);
+}
+
+/* In place of the decoder that there is. */
+static void
+create_decoder(void)
+{
+	MemoryContext old_context;
+
+	MemoryContextReset(decoder_context);
+	old_context = MemoryContextSwitchTo(decoder_context);
+	decoder = kappa_decoder_create(&table, bms_add_range(NULL, 1, lengthof(wanted)));
+	MemoryContextSwitchTo(old_context);
+}
+
+static int
+run_one(const uint8_t *data, size_t size)
+{
+	MemoryContext old_context = MemoryContextSwitchTo(run_context);
+	Subject *subject = palloc0(sizeof(Subject));
+
+	/* The bytes are libFuzzer's, who notices when more of them are read. */
+	subject->message.value = (const char *) data;
+	subject->message.value_len = size;
+	subject->text = pnstrdup((const char *) data, size);
+
+	if (decoded++ % TEXTS_PER_DECODER == 0)
+		create_decoder();
+
+	/* No value at all is a row, and none that PostgreSQL could read. */
+	for (int i = 0; i < 2 && size > 0; i++)
+		compare(subject);
+
+	MemoryContextSwitchTo(old_context);
+	MemoryContextReset(run_context);
+	return 0;
 }
 
 /*
@@ -438,6 +455,8 @@ kappa_fuzz(PG_FUNCTION_ARGS)
 
 	run_context = AllocSetContextCreate(CurrentMemoryContext, "kappa_fuzz",
 										ALLOCSET_DEFAULT_SIZES);
-	create_decoder();
+	decoder_context = AllocSetContextCreate(CurrentMemoryContext, "kappa_fuzz decoder",
+											ALLOCSET_DEFAULT_SIZES);
+	init_table();
 	return Int32GetDatum(LLVMFuzzerRunDriver(&n, &argv, run_one));
 }
