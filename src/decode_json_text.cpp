@@ -10,6 +10,7 @@
  */
 #include <charconv>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 
 extern "C"
@@ -228,10 +229,86 @@ parse_float(const char *text, size_t len, T *result)
 	return *result != 0 || is_exact_zero(text, len);
 }
 
+/* Up to eight bytes as a number, the first one lowest. */
+static inline uint64_t
+load_short(const char *p, size_t len)
+{
+	uint64_t result = 0;
+
+	if (len < 4)
+	{
+		for (size_t i = 0; i < len; i++)
+			result |= (uint64_t) (unsigned char) p[i] << (8 * i);
+		return result;
+	}
+	for (size_t i = 0; i < 4; i++)
+	{
+		result |= (uint64_t) (unsigned char) p[i] << (8 * i);
+		result |= (uint64_t) (unsigned char) p[len - 4 + i] << (8 * (len - 4 + i));
+	}
+	return result;
+}
+
+/* The number that eight digits are, each in a byte, the first one lowest. */
+static inline uint32_t
+join_digits(uint64_t digits)
+{
+	const uint64_t pair = UINT64_C(0x000000ff000000ff);
+
+	digits = digits * 10 + (digits >> 8);
+	return (uint32_t) (((digits & pair) * (100 + (UINT64_C(1000000) << 32)) +
+						((digits >> 16) & pair) * (1 + (UINT64_C(10000) << 32))) >>
+					   32);
+}
+
+/*
+ * A decimal number of at most eight characters, without an exponent.  Both its
+ * digits and the power of ten are exact floats, so the quotient is correctly
+ * rounded.  Digits are joined without a loop, which would run for another
+ * number of times for each value.
+ */
+static inline bool
+parse_short_float(const char *text, size_t len, double *result)
+{
+	static const double powers_of_10[] = { 1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7 };
+	bool negative = len > 0 && text[0] == '-';
+	size_t ndecimals = 0;
+	uint64_t digits;
+	uint64_t others;
+	double value;
+
+	text += negative;
+	len -= negative;
+	if (len == 0 || len > 8)
+		return false;
+
+	/* What is no digit has a bit set, and so may have what is above it. */
+	digits = load_short(text, len) ^ (UINT64_C(0x3030303030303030) >> (8 * (8 - len)));
+	others = (digits + UINT64_C(0x7676767676767676)) | digits;
+	others &= UINT64_C(0x8080808080808080);
+	if (others != 0)
+	{
+		int point = __builtin_ctzll(others) / 8;
+		uint64_t integer = (UINT64_C(1) << (8 * point)) - 1;
+
+		ndecimals = len - 1 - point;
+		if (text[point] != '.' || point == 0 || ndecimals == 0)
+			return false;
+		digits = (digits & integer) | ((digits >> 8) & ~integer);
+		if ((((digits + UINT64_C(0x7676767676767676)) | digits) &
+			 UINT64_C(0x8080808080808080)) != 0)
+			return false;
+		len--;
+	}
+	value = join_digits(digits << (8 * (8 - len))) / powers_of_10[ndecimals];
+	*result = negative ? -value : value;
+	return true;
+}
+
 bool
 kappa_json_float8(const char *text, size_t len, double *result)
 {
-	return parse_float(text, len, result);
+	return parse_short_float(text, len, result) || parse_float(text, len, result);
 }
 
 bool
