@@ -68,6 +68,7 @@ OBJS = \
 	src/kafka_client.o \
 	src/kafka_config.o \
 	src/kafka_error.o \
+	src/kafka_kept.o \
 	src/kafka_settings.o \
 	src/kappa.o \
 	src/key_length.o \

@@ -83,18 +83,6 @@ read_config(Oid serverid, Oid owner)
 	return config;
 }
 
-static bool
-same_config(const KafkaConfig *a, const KafkaConfig *b)
-{
-	if (a->nproperties != b->nproperties)
-		return false;
-	for (int i = 0; i < a->nproperties; i++)
-		if (strcmp(a->properties[i].name, b->properties[i].name) != 0 ||
-			strcmp(a->properties[i].value, b->properties[i].value) != 0)
-			return false;
-	return true;
-}
-
 typedef struct ConfigStep
 {
 	KappaConnection *connection;
@@ -115,7 +103,7 @@ kappa_connection_has_changed(KappaConnection *connection)
 	ConfigStep step = { .connection = connection };
 
 	return kappa_worker_attempt(read_config_step, &step) != NULL ||
-		   !same_config(step.config, connection->config);
+		   !kappa_kafka_same_config(step.config, connection->config);
 }
 
 /* ---- opening and closing ---- */

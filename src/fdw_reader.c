@@ -23,6 +23,7 @@
 #include "fdw_reader.h"
 #include "kafka_admin.h"
 #include "kafka_error.h"
+#include "kafka_kept.h"
 #include "kappa.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
@@ -51,8 +52,9 @@ typedef struct CurrentRange
 struct KappaReader
 {
 	MemoryContext context;
+	MemoryContextCallback on_reset;
 	const KappaTable *table;
-	KafkaClient *client;
+	KafkaClient *client; /* NULL if it has been closed */
 	KafkaTopic *topic;
 	int32 npartitions; /* of the topic */
 
@@ -62,6 +64,7 @@ struct KappaReader
 	int nactive;
 	int window;
 	List *waiting; /* KappaRange, taken, whose partition is being read */
+	bool done;     /* all of the queue has been read */
 
 	/* Messages that the queue has not been told of. */
 	uint64 returned;
@@ -117,6 +120,14 @@ kappa_range_queue_init(KappaRangeQueue *queue, int capacity, int nprocesses)
 	queue->npartitions = 0;
 }
 
+static void
+give_back_on_reset(void *arg)
+{
+	KappaReader *reader = arg;
+
+	(void) kappa_kafka_give_back(reader->client, reader->done);
+}
+
 KappaReader *
 kappa_reader_open(const KappaTable *table, KafkaConfig *config,
 				  bool with_headers)
@@ -126,7 +137,10 @@ kappa_reader_open(const KappaTable *table, KafkaConfig *config,
 	set_short_wait(config);
 	reader->context = CurrentMemoryContext;
 	reader->table = table;
-	reader->client = kappa_kafka_open(config, with_headers);
+	reader->client = kappa_kafka_borrow(config, with_headers);
+	reader->on_reset.func = give_back_on_reset;
+	reader->on_reset.arg = reader;
+	MemoryContextRegisterResetCallback(reader->context, &reader->on_reset);
 	reader->topic = kappa_kafka_topic(reader->client, table->topic);
 	reader->messages = palloc(FETCH_MAX * sizeof(KappaMessage));
 
@@ -141,7 +155,7 @@ kappa_reader_open(const KappaTable *table, KafkaConfig *config,
 void
 kappa_reader_close(KappaReader *reader)
 {
-	if (reader->client != NULL)
+	if (reader->client != NULL && !kappa_kafka_give_back(reader->client, reader->done))
 		kappa_kafka_close(reader->client);
 	reader->client = NULL;
 }
@@ -220,6 +234,7 @@ kappa_reader_start(KappaReader *reader, KappaRangeQueue *queue)
 		reader->current[i].active = false;
 
 	reader->queue = queue;
+	reader->done = false;
 	reader->nactive = 0;
 	list_free_deep(reader->waiting);
 	reader->waiting = NIL;
@@ -500,7 +515,8 @@ fetch_messages(KappaReader *reader)
 		CHECK_FOR_INTERRUPTS();
 
 		take_ranges(reader);
-		if (reader->nactive == 0)
+		reader->done = reader->nactive == 0;
+		if (reader->done)
 			return false;
 
 		reader->nmessages = kappa_kafka_fetch(reader->topic, reader->messages,

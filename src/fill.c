@@ -49,6 +49,7 @@
 #include "fill_run.h"
 #include "fill_share.h"
 #include "fill_step.h"
+#include "kafka_kept.h"
 #include "kappa.h"
 #include "launcher.h"
 #include "rebuild.h"
@@ -601,6 +602,7 @@ init_filler(void)
 		elog(DEBUG1, "could not set the priority of a process: %m");
 	kappa_worker_pin_settings();
 	SetConfigOption("application_name", "kappa replay", PGC_USERSET, PGC_S_SESSION);
+	kappa_kafka_keep();
 	FillerContext = AllocSetContextCreate(TopMemoryContext, "kappa filler",
 										  ALLOCSET_DEFAULT_SIZES);
 }

@@ -36,6 +36,8 @@ typedef struct KafkaConfig
 	KafkaProperty *properties;
 } KafkaConfig;
 
+extern bool kappa_kafka_same_config(const KafkaConfig *a, const KafkaConfig *b);
+
 typedef struct KafkaClient KafkaClient;
 typedef struct KafkaTopic KafkaTopic;
 

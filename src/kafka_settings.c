@@ -62,6 +62,18 @@ set_conf_int(KafkaClient *client, const char *name, int64 value)
 	set_conf(client, name, buf, false);
 }
 
+bool
+kappa_kafka_same_config(const KafkaConfig *a, const KafkaConfig *b)
+{
+	if (a->nproperties != b->nproperties)
+		return false;
+	for (int i = 0; i < a->nproperties; i++)
+		if (strcmp(a->properties[i].name, b->properties[i].name) != 0 ||
+			strcmp(a->properties[i].value, b->properties[i].value) != 0)
+			return false;
+	return true;
+}
+
 /* What suits a database better than librdkafka's defaults; users may differ. */
 static void
 set_defaults(KafkaClient *client)
