@@ -10,6 +10,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "utils/lsyscache.h"
 
 #include "append.h"
@@ -38,15 +40,28 @@ count_left(const KappaApplier *applier, const int64 *end)
 	return left;
 }
 
-/* Into how many ranges each partition is cut, so that there is work for all. */
+/*
+ * Into how many ranges a partition is cut, so that there is work for all: two for
+ * each process at least, and more where one partition has much of the messages.
+ * If there are many partitions, they are read side by side and not cut: of those
+ * that are, a process takes one range at a time.
+ */
 static int
-choose_pieces(const KappaApplier *applier, const int64 *end)
+choose_pieces(const KappaApplier *applier, const int64 *end, int part)
 {
+	int wanted = 2 * kappa_rebuild_workers;
+	int64 size = end[part] - applier->next_offset[part];
+	int64 total = 0;
 	int nparts = 0;
 
 	for (int p = 0; p < applier->npartitions; p++)
+	{
+		total += end[p] - applier->next_offset[p];
 		nparts += end[p] > applier->next_offset[p];
-	return (2 * kappa_rebuild_workers + nparts - 1) / Max(nparts, 1);
+	}
+	if (nparts > wanted)
+		return 1;
+	return Max((wanted + nparts - 1) / nparts, (int) rint((double) wanted * size / total));
 }
 
 /*
@@ -65,13 +80,14 @@ round_size(int64 size)
 }
 
 static void
-insert_ranges(const KappaApplier *applier, const int64 *end, int pieces)
+insert_ranges(const KappaApplier *applier, const int64 *end, bool cut)
 {
 	int64 min = Min(MIN_RANGE, Max(kappa_replay_min, 1));
 
 	for (int p = 0; p < applier->npartitions; p++)
 	{
 		int64 start = applier->next_offset[p];
+		int pieces = cut && start < end[p] ? choose_pieces(applier, end, p) : 1;
 		int64 size = round_size(Max((end[p] - start + pieces - 1) / pieces, min));
 
 		for (; start < end[p]; start += size)
@@ -141,8 +157,7 @@ kappa_fill_begin(KappaApplier *applier, const int64 *end)
 	if (staged)
 		staging = create_staging(applier, shape);
 	kappa_fill_insert(applier->view, applier->version, staging);
-	insert_ranges(applier, end,
-				  kappa_fill_is_read(applier, staging) ? 1 : choose_pieces(applier, end));
+	insert_ranges(applier, end, !kappa_fill_is_read(applier, staging));
 	KAPPA_FAULT(REPLAY_PLANNED, applier->view);
 	return true;
 }

@@ -159,6 +159,17 @@ slowly(0);
 is(sql("SELECT kappa.wait_for_rebuild('log_1', '1 min')"), 't', 'rebuild of log over one partition');
 ok_view($node, 'log_1');
 
+# So is a partition that has most of the messages, though there are others.
+create_topic('lopsided', partitions => 3);
+produce('lopsided', [ map { { partition => $_ % 10 ? 0 : $_ / 10 % 3, value => { shop => 'shop ' . $_ % 7 } } } 1 .. 2000 ]);
+sql("CREATE FOREIGN TABLE lopsided (shop text) SERVER events OPTIONS (topic 'lopsided', format 'json')");
+sql("SELECT kappa.create_view('most', 'SELECT shop, count(*) AS n FROM lopsided GROUP BY shop')");
+is(sql("SELECT kappa.wait_for('most')"), 't', 'a view of uneven partitions');
+is(sql(q(SET client_min_messages = error; BEGIN; SELECT kappa.rebuild('most');
+SELECT string_agg(n::text, ' ' ORDER BY part) FROM (SELECT part, count(*) AS n FROM kappa.fill_range GROUP BY part) r; COMMIT)), "2\n4 1 1", 'the large one is cut');
+is(sql("SELECT kappa.wait_for_rebuild('most', '1 min')"), 't', 'rebuild of uneven partitions');
+ok_view($node, 'most');
+
 # All of a view is in its tablespace, whatever the tablespace of who has it rebuilt.
 sql(q(SET allow_in_place_tablespaces = on;
 CREATE TABLESPACE fast LOCATION '';
