@@ -246,22 +246,9 @@ match_value(const char *&p, const char *end, KappaJsonValue *value)
 		case 'n':
 			value_end = match_word(p, end, &value->kind);
 			break;
-		case '-':
-		case '0':
-		case '1':
-		case '2':
-		case '3':
-		case '4':
-		case '5':
-		case '6':
-		case '7':
-		case '8':
-		case '9':
+		default:
 			value->kind = KAPPA_JSON_NUMBER;
 			value_end = match_number(p, end);
-			break;
-		default:
-			return false;
 	}
 	if (value_end == nullptr)
 		return false;
