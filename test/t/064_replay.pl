@@ -237,9 +237,10 @@ sql("SELECT kappa.resume_view('long_sums')");
 ok(wait_for($node, "SELECT sum(next_offset) > $done FROM kappa.fill_range"), 'a resumed one goes on from there');
 foreach my $signal (qw(KILL TERM))
 {
-	$done = sql('SELECT sum(next_offset) FROM kappa.fill_range');
 	my $pid = sql("SELECT min(pid) FROM pg_stat_activity WHERE backend_type = 'kappa replay'");
 	kill($signal, $pid) if $pid;
+	ok(wait_for($node, 'SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = ' . ($pid || 0)), "SIG$signal ends it");
+	$done = sql('SELECT sum(next_offset) FROM kappa.fill_range');
 	ok(wait_for($node, "SELECT sum(next_offset) > $done FROM kappa.fill_range"), "goes on after SIG$signal");
 }
 $node->stop('immediate');
