@@ -487,13 +487,25 @@ sub no_difference
 sub compare_rows
 {
 	my ($node, $view, $query, %options) = @_;
-	my $row = $options{as_text} ? 'x::text' : '*';
 	my ($out, $err);
-
-	$query =~ s/;\s*\z//;
-	$view = "$view AS v" if $view =~ /\)\s*\z/;
 	my $status = $node->psql(
-		$options{dbname} // 'postgres', qq(
+		$options{dbname} // 'postgres',
+		comparison($view, $query =~ s/;\s*\z//r, %options),
+		stdout => \$out,
+		stderr => \$err,
+		timeout => 300);
+
+	return $status == 0 ? $out : "psql ended with status $status: $err";
+}
+
+# The statement whose result are the rows that differ.
+sub comparison
+{
+	my ($view, $query, %options) = @_;
+	my $row = $options{as_text} ? 'x::text' : '*';
+
+	$view = "$view AS v" if $view =~ /\)\s*\z/;
+	return qq(
 		WITH kept AS MATERIALIZED (SELECT $row FROM (SELECT * FROM $view) AS x),
 			wanted AS MATERIALIZED (SELECT $row FROM ($query) AS x)
 		SELECT 'only in the view' AS difference, d.*
@@ -501,12 +513,7 @@ sub compare_rows
 		UNION ALL
 		SELECT 'only in the query', d.*
 		FROM (SELECT * FROM wanted EXCEPT ALL SELECT * FROM kept) d
-		LIMIT 20),
-		stdout => \$out,
-		stderr => \$err,
-		timeout => 300);
-
-	return $status == 0 ? $out : "psql ended with status $status: $err";
+		LIMIT 20;);
 }
 
 =pod
@@ -558,25 +565,35 @@ sub ok_view
 	my ($node, $view, %options) = @_;
 	my $dbname = $options{dbname} // 'postgres';
 	my $timeout = $options{timeout} // 120;
+	my $name = $options{name} // "$view has the rows of its query";
+	my $comparison = comparison($view, ':query', %options);
 	my ($out, $err);
 
-	$node->psql($dbname, "SELECT kappa.wait_for('$view', '$timeout s')",
-		stdout => \$out, stderr => \$err, timeout => $timeout + 30);
-	if (($out // '') ne 't')
+	# One session for all of it: most of the time that a test takes is that of
+	# its connections.  The query is read from tables, which waits for a lock, if
+	# need be, where kappa.views does not.
+	my $status = $node->psql($dbname, qq(
+		SELECT kappa.wait_for('$view', '$timeout s') AS reached \\gset
+		\\if :reached
+		SELECT rtrim(pg_get_viewdef(definition, true), ';') AS query
+		FROM kappa.view JOIN kappa.view_version USING (view, version)
+		WHERE view = '$view'::regclass \\gset
+		\\echo compared:
+		$comparison
+		\\echo verified:
+		SELECT kappa.verify('$view');
+		\\endif),
+		stdout => \$out, stderr => \$err, timeout => $timeout + 300);
+	if ($out !~ /^compared:/m)
 	{
-		fail($options{name} // "$view has the rows of its query");
+		fail($name);
 		diag("$view did not reach the end of its log: $err\n"
 			  . describe_views($node, $dbname));
 		return 0;
 	}
-	# Waits for a lock, if need be, which kappa.views does not.
-	my $query = $node->safe_psql($dbname,
-		"SELECT pg_get_viewdef(definition, true) FROM kappa.view JOIN kappa.view_version USING (view, version) "
-		  . "WHERE view = '$view'::regclass");
-	my $difference = compare_rows($node, $view, $query, %options);
-	$difference = verify_view($node, $view, %options) if $difference eq '';
-	return no_difference($options{name} // "$view has the rows of its query",
-		$difference);
+	return no_difference($name, "psql ended with status $status: $err") if $status != 0;
+	my ($difference, $verified) = $out =~ /^compared:\n(.*?)^verified:\n(.*)\z/ms;
+	return no_difference($name, $difference || verdict($verified, $err));
 }
 
 =pod
@@ -612,7 +629,14 @@ sub verify_view
 		stderr => \$err,
 		timeout => 300);
 
-	return $status == 0 && $out eq '0' ? '' : "kappa.verify(): $out\n$err";
+	return $status == 0 ? verdict($out, $err) : "kappa.verify(): $out\n$err";
+}
+
+sub verdict
+{
+	my ($rows, $err) = @_;
+
+	return $rows eq '0' ? '' : "kappa.verify(): $rows\n$err";
 }
 
 sub describe_views
