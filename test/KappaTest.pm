@@ -79,6 +79,7 @@ my $directory = dirname(abs_path(__FILE__));
 my $json = JSON::PP->new->canonical->allow_nonref->utf8;
 my $default_kafka;    # the cluster of calls that name none
 my $files = 0;        # temporary files made so far
+my $nodes = 0;        # and servers
 
 # Programs of the project, for those who run a file by hand.
 $ENV{PATH} = "$directory/broker/build:$ENV{PATH}";
@@ -158,6 +159,8 @@ sub new_node
 	my $bare = delete $options{bare};
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
+	# The others of a file are servers of their own: of another system identifier.
+	delete local $ENV{KAPPA_TEST_TEMPLATE} if $nodes++;
 	# Whatever the locale of who runs this: topics need it.
 	$options{extra} = [ '--encoding=UTF8', @{ $options{extra} // [] } ];
 	$node->init(%options);
