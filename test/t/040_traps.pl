@@ -240,7 +240,7 @@ my $before = sql('SELECT pg_current_xact_id()::text::bigint');
 for my $i (1 .. 10)
 {
 	produce('xids', [ { value => { n => $i } } ]);
-	sql("SELECT kappa.wait_for('xid_$_')") for 1 .. 10;
+	sql(join(';', map { "SELECT kappa.wait_for('xid_$_')" } 1 .. 10));
 }
 my $used = sql('SELECT pg_current_xact_id()::text::bigint') - $before;
 cmp_ok($used, '<', 60, "ten batches for ten views used $used transaction ids");
