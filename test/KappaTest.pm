@@ -42,6 +42,7 @@ use IO::Socket::INET;
 use IPC::Open2;
 use IPC::Run;
 use JSON::PP;
+use List::Util qw(max min);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -432,7 +433,8 @@ result like another, so that restarts can be waited for.
 sub wait_for
 {
 	my ($node, $sql, $expected, $timeout, %options) = @_;
-	my $deadline = time + ($timeout // 120);
+	my $started = time;
+	my $deadline = $started + ($timeout // 120);
 	my ($out, $err);
 
 	$expected //= 't';
@@ -446,7 +448,8 @@ sub wait_for
 		$err = $@ if $@;
 		return 1 if defined $out && $out eq $expected;
 		last if time > $deadline;
-		sleep(0.05);
+		# Each look is a new connection: what takes long is not to be kept from it.
+		sleep(max(0.05, min(0.25, (time - $started) / 10)));
 	}
 	diag("waited in vain for: $sql\nexpected: $expected\ngot: "
 		  . ($out // '')

@@ -60,7 +60,7 @@ sub rebuild_all
 {
 	my ($command) = @_;
 
-	run("SET client_min_messages = error; SELECT kappa.$command('$_')") foreach @views;
+	run(join(';', 'SET client_min_messages = error', map { "SELECT kappa.$command('$_')" } @views));
 	more();
 	return ok(wait_for($node, "SELECT count(*) FILTER (WHERE finished_at IS NULL) FROM kappa.rebuilds", '0'), 'all rebuilds have ended');
 }
