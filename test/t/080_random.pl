@@ -451,7 +451,7 @@ sub set_batches
 sub await_views
 {
 	my @late = @_;
-	my $deadline = time + 100;
+	my $deadline = time + 300;
 
 	while (@late && time < $deadline)
 	{
