@@ -30,6 +30,7 @@ use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(
   arm
+  arm_each
   fault_points
   make_all_kinds
   release
@@ -86,17 +87,16 @@ sub make_all_kinds
 	return qw(order_log last_order people latest_people sums means);
 }
 
-# The file of a fault.
-sub fault_path
+# The files of a fault, for each of the views; or the one for any, without them.
+sub fault_paths
 {
-	my ($node, $point, %options) = @_;
+	my ($node, $point, @views) = @_;
 	my $path = $node->data_dir . "/kappa_fault/$point";
 
 	die "no point \"$point\"" unless grep { $_ eq $point } fault_points();
-	$path .= '.'
-	  . $node->safe_psql('postgres', "SELECT '$options{view}'::regclass::oid")
-	  if $options{view};
-	return $path;
+	return $path unless @views;
+	return map { "$path.$_" } split /\n/,
+	  $node->safe_psql('postgres', join(';', map { "SELECT '$_'::regclass::oid" } @views));
 }
 
 =pod
@@ -106,13 +106,30 @@ sub fault_path
 Arms a fault: error, disk-full, exit or hang, for one view or for any.  Returns its file, for
 was_hit() and release().
 
+=head2 arm_each($node, $point, $action, @views)
+
+Arms one for each of the views, and returns the files.
+
 =cut
 
 sub arm
 {
 	my ($node, $point, $action, %options) = @_;
-	my $path = fault_path($node, $point, %options);
-	my $nth = $options{nth} // 1;
+	my ($path) = fault_paths($node, $point, $options{view} // ());
+
+	return write_fault($path, $action, $options{nth} // 1);
+}
+
+sub arm_each
+{
+	my ($node, $point, $action, @views) = @_;
+
+	return map { write_fault($_, $action, 1) } fault_paths($node, $point, @views);
+}
+
+sub write_fault
+{
+	my ($path, $action, $nth) = @_;
 
 	mkdir dirname($path);
 	unlink "$path.hit";

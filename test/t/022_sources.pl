@@ -10,7 +10,7 @@ use KappaTest;
 use Test::More;
 
 my $kafka = start_kafka();
-my $node = new_node(conf => 'kappa.retry_max_delay = 200ms');
+my $node = new_node(conf => 'kappa.metadata_interval = 500ms');
 my $batch = 0;
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }

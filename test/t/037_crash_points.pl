@@ -44,7 +44,7 @@ ok_view($node, $_) foreach @views;
 my @paths;
 foreach my $point (grep { /^batch-/ } fault_points())
 {
-	push @paths, map { arm($node, $point, 'exit', view => $_) } $point =~ /applying|merged|stored/ ? @views : undef;
+	push @paths, arm_each($node, $point, 'exit', $point =~ /applying|merged|stored/ ? @views : ());
 	$walked{$point} = 1;
 }
 $producer = start_producer('orders', orders($id + 1, $id + 1000), rate => 100);
@@ -68,7 +68,7 @@ run("CREATE INDEX ${_}_shop ON $_ (shop)") foreach @views;
 foreach my $point (grep { !/^batch-/ } fault_points())
 {
 	next if $walked{$point};
-	push @paths, map { arm($node, $point, 'exit', view => $_) } @views;
+	push @paths, arm_each($node, $point, 'exit', @views);
 	$walked{$point} = 1;
 }
 $producer = start_producer('orders', orders($id + 1, $id + 3000), rate => 100);

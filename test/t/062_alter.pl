@@ -80,8 +80,8 @@ my %dependents = (
 my @matrix = map { my $change = $_; map { [ "${change}_$_", $change, $_ ] } sort keys %dependents } sort keys %changes;
 
 run("SET ROLE app; " . join(';', map { "SELECT kappa.create_view('$_->[0]', '$base')" } @matrix));
-run("SELECT kappa.wait_for('$_->[0]')") foreach @matrix;
-run('SET ROLE app; ' . sprintf($dependents{ $_->[2] }[1], $_->[0])) foreach @matrix;
+run(join(';', map { "SELECT kappa.wait_for('$_->[0]')" } @matrix));
+run(join(';', map { 'SET ROLE app; ' . sprintf($dependents{ $_->[2] }[1], $_->[0]) } @matrix));
 
 # What hangs on a table, by OID.
 sub dependents_of
@@ -101,7 +101,7 @@ sub dependents_of
 
 my %before = map { ($_->[0] => dependents_of($_->[0])) } @matrix;
 my $producer = start_producer('orders', orders(2001, 8000), rate => 1000);
-run('SET ROLE app; SET client_min_messages = warning;' . alter($_->[0], $changes{ $_->[1] })) foreach @matrix;
+run(join(';', 'SET ROLE app; SET client_min_messages = warning', map { alter($_->[0], $changes{ $_->[1] }) } @matrix));
 foreach my $case (@matrix)
 {
 	my ($view, $change, $dependent) = @$case;
