@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $kafka = start_kafka();
-my $node = new_node(conf => "wal_level = logical\nkappa.keep_previous = 0");
+my $node = new_node(conf => "wal_level = logical\nkappa.retry_max_delay = 200ms\nkappa.keep_previous = 0");
 
 sub run
 {
