@@ -41,27 +41,20 @@ count_left(const KappaApplier *applier, const int64 *end)
 }
 
 /*
- * Into how many ranges a partition is cut, so that there is work for all: two for
+ * Into how many ranges a partition with "size" of the messages that are left in
+ * nparts partitions is cut, so that there is work for all: two for
  * each process at least, and more where one partition has much of the messages.
  * If there are many partitions, they are read side by side and not cut: of those
  * that are, a process takes one range at a time.
  */
 static int
-choose_pieces(const KappaApplier *applier, const int64 *end, int part)
+choose_pieces(int64 size, int64 left, int nparts)
 {
 	int wanted = 2 * kappa_rebuild_workers;
-	int64 size = end[part] - applier->next_offset[part];
-	int64 total = 0;
-	int nparts = 0;
 
-	for (int p = 0; p < applier->npartitions; p++)
-	{
-		total += end[p] - applier->next_offset[p];
-		nparts += end[p] > applier->next_offset[p];
-	}
 	if (nparts > wanted)
 		return 1;
-	return Max((wanted + nparts - 1) / nparts, (int) rint((double) wanted * size / total));
+	return Max((wanted + nparts - 1) / nparts, (int) rint((double) wanted * size / left));
 }
 
 /*
@@ -80,14 +73,17 @@ round_size(int64 size)
 }
 
 static void
-insert_ranges(const KappaApplier *applier, const int64 *end, bool cut)
+insert_ranges(const KappaApplier *applier, const int64 *end, int64 left, bool cut)
 {
 	int64 min = Min(MIN_RANGE, Max(kappa_replay_min, 1));
+	int nparts = 0;
 
+	for (int p = 0; p < applier->npartitions; p++)
+		nparts += end[p] > applier->next_offset[p];
 	for (int p = 0; p < applier->npartitions; p++)
 	{
 		int64 start = applier->next_offset[p];
-		int pieces = cut && start < end[p] ? choose_pieces(applier, end, p) : 1;
+		int pieces = cut && start < end[p] ? choose_pieces(end[p] - start, left, nparts) : 1;
 		int64 size = round_size(Max((end[p] - start + pieces - 1) / pieces, min));
 
 		for (; start < end[p]; start += size)
@@ -140,10 +136,12 @@ kappa_fill_begin(KappaApplier *applier, const int64 *end)
 	Query *definition;
 	KappaShape *shape;
 	bool staged;
+	int64 left;
 
 	if (fill != NULL)
 		return fill->active;
-	if (kappa_replay_min < 0 || count_left(applier, end) < Max(kappa_replay_min, 1))
+	left = count_left(applier, end);
+	if (kappa_replay_min < 0 || left < Max(kappa_replay_min, 1))
 		return false;
 	definition = kappa_definition_get_query(kappa_apply_get_version(applier)->definition);
 	shape = kappa_analyze_query(definition, NULL, false);
@@ -157,7 +155,7 @@ kappa_fill_begin(KappaApplier *applier, const int64 *end)
 	if (staged)
 		staging = create_staging(applier, shape);
 	kappa_fill_insert(applier->view, applier->version, staging);
-	insert_ranges(applier, end, !kappa_fill_is_read(applier, staging));
+	insert_ranges(applier, end, left, !kappa_fill_is_read(applier, staging));
 	KAPPA_FAULT(REPLAY_PLANNED, applier->view);
 	return true;
 }
