@@ -249,6 +249,17 @@ load_short(const char *p, size_t len)
 	return result;
 }
 
+/*
+ * The highest bit of each byte that is no digit, of bytes less '0'.  That of one
+ * above such a byte may be set, too.
+ */
+static inline uint64_t
+find_no_digit(uint64_t digits)
+{
+	return ((digits + UINT64_C(0x7676767676767676)) | digits) &
+		   UINT64_C(0x8080808080808080);
+}
+
 /* The number that eight digits are, each in a byte, the first one lowest. */
 static inline uint32_t
 join_digits(uint64_t digits)
@@ -282,10 +293,8 @@ parse_short_float(const char *text, size_t len, double *result)
 	if (len == 0 || len > 8)
 		return false;
 
-	/* What is no digit has a bit set, and so may have what is above it. */
 	digits = load_short(text, len) ^ (UINT64_C(0x3030303030303030) >> (8 * (8 - len)));
-	others = (digits + UINT64_C(0x7676767676767676)) | digits;
-	others &= UINT64_C(0x8080808080808080);
+	others = find_no_digit(digits);
 	if (others != 0)
 	{
 		int point = __builtin_ctzll(others) / 8;
@@ -295,8 +304,7 @@ parse_short_float(const char *text, size_t len, double *result)
 		if (text[point] != '.' || point == 0 || ndecimals == 0)
 			return false;
 		digits = (digits & integer) | ((digits >> 8) & ~integer);
-		if ((((digits + UINT64_C(0x7676767676767676)) | digits) &
-			 UINT64_C(0x8080808080808080)) != 0)
+		if (find_no_digit(digits) != 0)
 			return false;
 		len--;
 	}
